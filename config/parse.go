@@ -1,0 +1,183 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds what is read: a ConfigMap cannot be larger, and a mistaken path can.
+const maxFile = 1 << 20
+
+// Parse reads a whole configuration: the file's text (nil where there is no file) over the defaults, and over it the
+// assignments "key=value" of --set, each with the strictness of the file; then it checks the whole. file is the name
+// that messages show. The error is Errors, with every problem found; the Config is then of no use.
+//
+// An assignment's key is the path of a value ("cache.size") and its value the text of one; a list is written with
+// commas. "upstream" stands for "upstreams.default.endpoints". A key can be assigned once.
+//
+// A text without a single key is refused, so that a truncated file is never taken for a wish for defaults.
+func Parse(data []byte, file string, set ...string) (Config, error) {
+	d := &decoder{file: file, set: map[*yaml.Node]string{}, at: map[string]*yaml.Node{}}
+	c := Default()
+	d.cfg = &c
+	root := mappingNode()
+	if data != nil {
+		root = d.document(data)
+	}
+	if root != nil {
+		d.assign(root, set)
+		decodeAt(d, root, "", table(), &c)
+		if d.at["listen"] == nil && c.Intercept.Enabled() {
+			c.Listen = nil
+		}
+	}
+	if len(d.errs) == 0 {
+		d.validate(c)
+	}
+	if len(d.errs) > 0 {
+		slices.SortStableFunc(d.errs, func(a, b Problem) int {
+			return cmp.Or(cmp.Compare(b2i(a.Line == 0), b2i(b.Line == 0)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		})
+		return Config{}, d.errs
+	}
+	return c, nil
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// decoder is the state of one Parse.
+type decoder struct {
+	file string
+	cfg  *Config
+	set  map[*yaml.Node]string // nodes that come from --set, and the assignment
+	at   map[string]*yaml.Node // where each key was given
+	errs Errors
+}
+
+// fail records a problem at n.
+func (d *decoder) fail(n *yaml.Node, path, reason, suggestion string) {
+	p := Problem{File: d.file, Line: n.Line, Column: n.Column, Path: path, Reason: reason, Suggestion: suggestion}
+	if s, ok := d.set[n]; ok {
+		p.File, p.Line, p.Column = "--set "+s, 0, 0
+	}
+	d.errs = append(d.errs, p)
+}
+
+func (d *decoder) isSet(n *yaml.Node) bool { _, ok := d.set[n]; return ok }
+
+// unknown reports a key that the table does not have.
+func (d *decoder) unknown(n *yaml.Node, path string, known []string) {
+	hint := "known here: " + strings.Join(known, ", ")
+	if w := nearest(n.Value, known); w != "" {
+		hint = fmt.Sprintf("did you mean %q?", w)
+	}
+	d.fail(n, path, "unknown key", hint)
+}
+
+// validate adds what Validate finds, each at the place where its key, or the nearest above it, was given.
+func (d *decoder) validate(c Config) {
+	var errs Errors
+	if !errors.As(c.Validate(), &errs) {
+		return
+	}
+	for _, p := range errs {
+		path := p.Path
+		for d.at[path] == nil && path != "" {
+			path = path[:max(0, strings.LastIndexAny(path, ".["))]
+		}
+		if n := d.at[path]; n != nil {
+			d.fail(n, p.Path, p.Reason, p.Suggestion)
+		} else {
+			p.File = d.file
+			d.errs = append(d.errs, p)
+		}
+	}
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+): `)
+
+// document returns the root of the one YAML document in data, or nil after reporting why there is none.
+func (d *decoder) document(data []byte) *yaml.Node {
+	whole := &yaml.Node{Line: 1, Column: 1}
+	if len(data) > maxFile {
+		d.fail(whole, "", "the file is larger than 1 MiB", "")
+		return nil
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		d.syntax(whole, err)
+		return nil
+	}
+	if len(doc.Content) == 0 || doc.Content[0].ShortTag() == "!!null" {
+		d.fail(whole, "", "the file has no key", "if every default is meant, write {}")
+		return nil
+	}
+	switch err := dec.Decode(&more); {
+	case err == nil:
+		d.fail(&more, "", "the file has a second document", "remove the line ---")
+		return nil
+	case !errors.Is(err, io.EOF):
+		d.syntax(whole, err)
+		return nil
+	}
+	return doc.Content[0]
+}
+
+// syntax reports an error of the YAML parser, which has its line in its text.
+func (d *decoder) syntax(whole *yaml.Node, err error) {
+	reason := strings.TrimPrefix(err.Error(), "yaml: ")
+	at := *whole
+	if m := yamlLine.FindStringSubmatchIndex(reason); m != nil {
+		if line, err := strconv.Atoi(reason[m[2]:m[3]]); err == nil {
+			at.Line = line
+			reason = reason[:m[0]] + reason[m[1]:]
+		}
+	}
+	hint := ""
+	if strings.Contains(reason, "start any token") {
+		hint = "indent with spaces, not tabs, and quote text that starts with @, ` or %"
+	}
+	d.fail(&at, "", "not YAML: "+reason, hint)
+}
+
+type pair struct{ key, value *yaml.Node }
+
+// pairs returns the entries of a mapping, each key once, or false if n is none.
+func (d *decoder) pairs(n *yaml.Node, path string) ([]pair, bool) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, path, "must be a mapping, not "+kindOf(n), "")
+		return nil, false
+	}
+	first := map[string]*yaml.Node{}
+	var pairs []pair
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		switch {
+		case k.Kind != yaml.ScalarNode:
+			d.fail(k, path, "a key must be a word, not "+kindOf(k), "")
+		case k.ShortTag() == "!!merge":
+			d.fail(k, path, "YAML merge keys are not supported", "write the values out")
+		case first[k.Value] != nil:
+			d.fail(k, join(path, k.Value), fmt.Sprintf("given twice, first in line %d", first[k.Value].Line), "remove one")
+		default:
+			first[k.Value] = k
+			pairs = append(pairs, pair{k, v})
+		}
+	}
+	return pairs, true
+}
