@@ -204,30 +204,40 @@ func (c *Cache) Put(key []byte, a *wire.Answer, now int64, o PutOptions) *Entry 
 	if a.Kind != wire.Failure && !keepable(key, a) {
 		return nil
 	}
-	e := c.NewEntry(key, a, now, o)
-	h := e.hash
+	e := c.entry(key, a, now, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old := c.tables[h>>shardShift].Load().find(h, key)
+	old := c.tables[e.hash>>shardShift].Load().find(e.hash, key)
 	if a.Kind == wire.Failure {
 		e.fail(old, now, &c.cfg)
 		if old != nil && old.Kind != wire.Failure && now < old.StaleUntil {
 			e = old.failed(e)
+			c.swap(old, e)
 			c.stats.heldBack.Add(1)
+			return e
 		}
 	}
-	if e.Expires <= now {
+	// One entry must not empty the cache. Only tiny budgets see an answer that large: it has at most 64 KiB.
+	large := e.bytes() > c.cfg.Bytes/4
+	if old != nil {
+		c.stats.replaced.Add(1)
+	}
+	switch {
+	case large || e.Expires <= now:
+		if large {
+			c.stats.tooLarge.Add(1)
+		}
 		if old != nil {
 			c.remove(old)
-			c.stats.replaced.Add(1)
 		}
 		return nil
+	case old != nil:
+		c.swap(old, e)
+		c.evict(0)
+	default:
+		c.add(e)
 	}
 	c.stats.puts.Add(1)
-	if !c.store(e, old) {
-		c.stats.tooLarge.Add(1)
-		return nil
-	}
 	return e
 }
 
@@ -239,8 +249,14 @@ func Cacheable(key []byte, a *wire.Answer) bool {
 }
 
 // NewEntry makes an entry that is in no table, for askers that wait for an answer that cannot be kept. Its
-// TTLs obey the lifetimes; it is never stale.
+// TTLs obey the lifetimes. Fill works at any time; State means nothing.
 func (c *Cache) NewEntry(key []byte, a *wire.Answer, now int64, o PutOptions) *Entry {
+	e := c.entry(key, a, now, o)
+	e.StaleUntil = e.Expires // it must not call itself stale, even with a TTL of 0
+	return e
+}
+
+func (c *Cache) entry(key []byte, a *wire.Answer, now int64, o PutOptions) *Entry {
 	l := c.Lifetimes()
 	if o.Lifetimes != nil {
 		l = *o.Lifetimes
@@ -251,38 +267,26 @@ func (c *Cache) NewEntry(key []byte, a *wire.Answer, now int64, o PutOptions) *E
 	return e
 }
 
-// store publishes e, in the place of old if there is one, and makes room for it first. It reports whether e
-// was small enough. The caller holds mu.
-func (c *Cache) store(e, old *Entry) bool {
+// add publishes e, whose key is not in the cache, after making room for it. The caller holds mu.
+func (c *Cache) add(e *Entry) {
 	need := e.bytes()
-	if need > c.cfg.Bytes/4 {
-		// One entry must not empty the cache. Answers of that size come only with tiny budgets: a message has
-		// at most 64 KiB.
-		if old != nil {
-			c.remove(old)
-			c.stats.replaced.Add(1)
-		}
-		return false
-	}
-	if old != nil {
-		// In place, so that a reader sees the one or the other and never neither. An entry that is replaced
-		// was asked for again after it expired: that is what the visited bit stands for.
-		e.state.Or(visited)
-		c.tables[e.hash>>shardShift].Load().replace(old, e)
-		c.queue.replace(old, e)
-		c.stats.sub(old)
-		c.stats.add(e)
-		c.stats.replaced.Add(1)
-		c.evict(0)
-		return true
-	}
 	c.evict(need)
 	for !c.tables[e.hash>>shardShift].Load().insert(e) {
 		c.grow(int(e.hash>>shardShift), need)
 	}
 	c.queue.push(e)
 	c.stats.add(e)
-	return true
+}
+
+// swap publishes e in the place of old, so that a reader sees the one or the other and never neither. Who is
+// replaced was asked for again after it expired, or at its end: that is what the visited bit stands for. The
+// caller holds mu.
+func (c *Cache) swap(old, e *Entry) {
+	e.state.Or(visited)
+	c.tables[e.hash>>shardShift].Load().replace(old, e)
+	c.queue.replace(old, e)
+	c.stats.sub(old)
+	c.stats.add(e)
 }
 
 // remove takes e out. The caller holds mu and counts why.

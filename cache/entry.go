@@ -13,7 +13,8 @@ import (
 // goroutines for as long as they hold it, whether it is still in the cache or not.
 type Entry struct {
 	buf  []byte     // key, then tail: all that follows the question, without OPT
-	ttls []wire.TTL // where in the tail the TTLs are
+	ttls []wire.TTL // where in the tail the TTLs are; few[:n] if that suffices
+	few  [2]wire.TTL
 
 	newer, older *Entry // see queue; only the writer reads and writes these
 
@@ -50,9 +51,16 @@ const (
 )
 
 // entryBytes is what the allocator takes for an Entry: a size class of its own.
-const entryBytes = 128
+const entryBytes = 144
 
-var _ = [1]struct{}{}[unsafe.Sizeof(Entry{})-entryBytes]
+// ttlBytes divides every size class, so that a capacity times it is what the allocator takes.
+const ttlBytes = 8
+
+// Both are checked when this is compiled.
+var (
+	_ [entryBytes]struct{} = [unsafe.Sizeof(Entry{})]struct{}{}
+	_ [ttlBytes]struct{}   = [unsafe.Sizeof(wire.TTL{})]struct{}{}
+)
 
 const (
 	// prefetchWindow is how long before its end an entry in demand is refreshed, if that is more than a tenth
@@ -61,8 +69,9 @@ const (
 	prefetchWindow = 2 * time.Second
 	// staleTTL is what RFC 8767, section 4 recommends for records that are past their own TTL.
 	staleTTL = 30
-	// noCap is a TTLCap that caps nothing.
-	noCap = 1<<32 - 1
+	// minAlloc is from where on the allocator gives an object without pointers a place of its own. Smaller ones
+	// share one, and keep it alive together, which no sum over entries would show.
+	minAlloc = 16
 )
 
 // State is what an entry is good for at a given moment.
@@ -126,14 +135,20 @@ func (e *Entry) claim() bool {
 // own: they may be read until the reply is written, and never written to.
 //
 // The age is in whole seconds, rounded down, so that the TTL a client sees is at least 1 while e is fresh. An
-// entry past its TTL gets what RFC 8767, section 4 and RFC 8914, sections 4.4 and 4.20 ask for.
+// entry past its TTL gets what RFC 8767, section 4 and RFC 8914, sections 4.4 and 4.20 ask for; a failure that
+// upstream did not explain says that it is a cached one (RFC 8914, section 4.14).
 func (e *Entry) Fill(r *wire.Reply, now int64) {
 	r.Flags, r.RCode, r.EDE = e.flags, e.rcode, e.ede
 	r.AN, r.NS, r.AR = e.an, e.ns, e.ar
 	r.Tail, r.TTLs = e.buf[e.keyLen:], e.ttls
-	r.Age, r.TTLCap = e.Age(now), noCap
-	if now >= e.Expires && e.StaleUntil > e.Expires {
-		r.Age, r.TTLCap = 0, staleTTL
+	r.Age, r.TTLCap = e.Age(now), wire.NoTTLCap
+	switch {
+	case e.Kind == wire.Failure:
+		if r.EDE == wire.EDENone && now > e.Stored {
+			r.EDE = wire.EDECachedError
+		}
+	case now >= e.Expires && e.StaleUntil > e.Expires:
+		r.Age, r.TTLCap = 0, staleTTL // aged, its TTLs would be 0, which asks clients to ask again at once
 		r.EDE = wire.EDEStale
 		if e.Kind == wire.NXDomain {
 			r.EDE = wire.EDEStaleNXDomain
@@ -159,17 +174,20 @@ func newEntry(key []byte, a *wire.Answer, now int64, l Lifetimes) *Entry {
 	if a.Kind == wire.Failure {
 		// Whatever comes with a failure is no data (RFC 9520, section 2).
 		tail, ttls = nil, nil
+		e.flags &^= wire.FlagTC
 	} else {
 		e.an, e.ns, e.ar = a.ANCount, a.NSCount, a.ARCount
 	}
 	// Grow takes the whole of a size class, which is what Entry.bytes counts.
-	e.buf = append(slices.Grow([]byte(nil), len(key)+len(tail)), key...)
+	e.buf = append(slices.Grow([]byte(nil), max(minAlloc, len(key)+len(tail))), key...)
 	e.buf = append(e.buf, tail...)
-	life := lifetime(a, l)
-	if len(ttls) > 0 {
-		e.ttls = append(slices.Grow([]wire.TTL(nil), len(ttls)), ttls...)
-		e.boundTTLs(life, l)
+	e.ttls = e.few[:0]
+	if len(ttls) > len(e.few) {
+		e.ttls = slices.Grow([]wire.TTL(nil), len(ttls))
 	}
+	e.ttls = append(e.ttls, ttls...)
+	life := lifetime(a, l)
+	e.boundTTLs(life, l)
 	e.Expires = now + int64(life)
 	e.StaleUntil = e.Expires
 	e.Refresh = e.Expires - int64(max(life/10, min(prefetchWindow, life/2)))
@@ -226,11 +244,14 @@ func (e *Entry) fail(old *Entry, now int64, cfg *Config) {
 // failed returns a copy of e, which shares its bytes, that knows of a failure to refresh it.
 func (e *Entry) failed(failure *Entry) *Entry {
 	n := &Entry{
-		buf: e.buf, ttls: e.ttls,
+		buf: e.buf, ttls: e.ttls, few: e.few,
 		Stored: e.Stored, Expires: e.Expires, StaleUntil: e.StaleUntil, Refresh: failure.Refresh,
 		Epoch: failure.Epoch, hash: e.hash, keyLen: e.keyLen,
 		flags: e.flags, an: e.an, ns: e.ns, ar: e.ar, rcode: e.rcode, ede: e.ede,
 		Kind: e.Kind, fails: failure.fails,
+	}
+	if len(e.ttls) <= len(e.few) {
+		n.ttls = n.few[:len(e.ttls)] // else e would live as long as n
 	}
 	n.state.Store(e.state.Load() &^ claimed)
 	return n
@@ -238,10 +259,9 @@ func (e *Entry) failed(failure *Entry) *Entry {
 
 // bytes is the memory that e takes, no less than what the allocator does.
 func (e *Entry) bytes() int64 {
-	n := int64(entryBytes + cap(e.buf))
-	if cap(e.ttls) > 0 {
-		// A size class need not be a multiple of the element: up to one element more.
-		n += int64(cap(e.ttls)+1) * int64(unsafe.Sizeof(wire.TTL{}))
+	n := entryBytes + int64(cap(e.buf))
+	if len(e.ttls) > len(e.few) {
+		n += int64(cap(e.ttls)) * ttlBytes
 	}
 	return n
 }

@@ -33,7 +33,13 @@ func (c *Cache) Run(ctx context.Context) error {
 // Sweep removes the entries that are good for nothing any more at now, and returns how many they were. It
 // takes the writer lock for a few buckets at a time.
 func (c *Cache) Sweep(now int64) int {
-	n := c.removeAll(func(e *Entry) bool { return now >= e.StaleUntil })
+	n := c.removeAll(func(e *Entry) bool {
+		if e.fails > 0 {
+			// As long as the next failure would count as one of the same row.
+			return now >= max(e.StaleUntil, e.Refresh+int64(c.cfg.FailureMaxTTL))
+		}
+		return now >= e.StaleUntil
+	})
 	c.stats.expired.Add(uint64(n))
 	return n
 }
