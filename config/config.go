@@ -46,7 +46,8 @@ type Upstream struct {
 	// ResolvConf is the absolute path of a resolv.conf whose nameservers are the endpoints, read again when it
 	// changes. Empty: none.
 	ResolvConf string
-	// LastResort is asked when every endpoint fails: the virtual IP, through kube-proxy. Not IsValid: none.
+	// LastResort is asked when every endpoint fails: the virtual IP, through kube-proxy. Not IsValid: none. Not given
+	// in the default group: the first virtual IP, where there is interception.
 	LastResort netip.AddrPort
 }
 
@@ -179,13 +180,28 @@ func Default() Config {
 		},
 		Limits: Limits{
 			InFlight:       4096,
-			PerSource:      1024,
+			PerSource:      512,
 			TCPConnections: 1024,
-			TCPPerSource:   64,
+			TCPPerSource:   128,
 			TCPIdle:        30 * time.Second,
 		},
 		Admin: Admin{Listen: netip.MustParseAddrPort("127.0.0.1:9553")},
 		Log:   Log{Level: slog.LevelInfo, Format: LogText},
+	}
+}
+
+// derive fills in the two defaults that depend on what was given: with virtual IPs to answer for, no plain address is
+// needed, and what pods would ask without dnslet, kube-proxy's way to cluster DNS, is the last resort.
+func (c *Config) derive(given func(path string) bool) {
+	if !c.Intercept.Enabled() {
+		return
+	}
+	if !given("listen") {
+		c.Listen = nil
+	}
+	if u := c.Upstreams[DefaultUpstream]; !given("upstreams." + DefaultUpstream + ".lastResort") {
+		u.LastResort = netip.AddrPortFrom(c.Intercept.VIPs[0], DNSPort)
+		c.Upstreams[DefaultUpstream] = u
 	}
 }
 

@@ -26,6 +26,25 @@ const maxFile = 1 << 20
 //
 // A text without a single key is refused, so that a truncated file is never taken for a wish for defaults.
 func Parse(data []byte, file string, set ...string) (Config, error) {
+	return parse(data, file, set, Config.Validate)
+}
+
+// Check is Parse for a person who is about to apply the file. It is stricter in one point: a group of which nothing is
+// left when the endpoints that are dnslet itself are dropped is an error; a running agent would rather serve the rest.
+func Check(data []byte, file string, set ...string) (Config, []Warning, error) {
+	c, err := parse(data, file, set, func(c Config) error {
+		if err := c.Validate(); err != nil {
+			return err
+		}
+		return c.empty()
+	})
+	if err != nil {
+		return Config{}, nil, err
+	}
+	return c, c.Warnings(), nil
+}
+
+func parse(data []byte, file string, set []string, validate func(Config) error) (Config, error) {
 	d := &decoder{file: file, set: map[*yaml.Node]string{}, at: map[string]*yaml.Node{}}
 	c := Default()
 	d.cfg = &c
@@ -36,12 +55,10 @@ func Parse(data []byte, file string, set ...string) (Config, error) {
 	if root != nil {
 		d.assign(root, set)
 		decodeAt(d, root, "", table(), &c)
-		if d.at["listen"] == nil && c.Intercept.Enabled() {
-			c.Listen = nil
-		}
+		c.derive(func(path string) bool { return d.at[path] != nil })
 	}
 	if len(d.errs) == 0 {
-		d.validate(c)
+		d.place(validate(c))
 	}
 	if len(d.errs) > 0 {
 		slices.SortStableFunc(d.errs, func(a, b Problem) int {
@@ -88,23 +105,16 @@ func (d *decoder) unknown(n *yaml.Node, path string, known []string) {
 	d.fail(n, path, "unknown key", hint)
 }
 
-// validate adds what Validate finds, each at the place where its key, or the nearest above it, was given.
-func (d *decoder) validate(c Config) {
+// place adds the problems that a check of the whole found, each where its key, or the nearest above it, was given.
+func (d *decoder) place(err error) {
 	var errs Errors
-	if !errors.As(c.Validate(), &errs) {
-		return
-	}
+	errors.As(err, &errs)
 	for _, p := range errs {
 		path := p.Path
-		for d.at[path] == nil && path != "" {
-			path = path[:max(0, strings.LastIndexAny(path, ".["))]
+		for d.at[path] == nil {
+			path = path[:max(0, strings.LastIndexAny(path, ".["))] // "" is the document, which is always there
 		}
-		if n := d.at[path]; n != nil {
-			d.fail(n, p.Path, p.Reason, p.Suggestion)
-		} else {
-			p.File = d.file
-			d.errs = append(d.errs, p)
-		}
+		d.fail(d.at[path], p.Path, p.Reason, p.Suggestion)
 	}
 }
 

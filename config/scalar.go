@@ -23,9 +23,12 @@ type scalar[V any] struct {
 	pattern  string   // what its text looks like, in the schema and here; "" for none
 	enum     []string // the only words allowed
 	min, max int64    // of an integer
+	optional bool     // may be none, which is written by leaving the key out and formatted as ""
 	parse    func(text string) (V, error)
 	format   func(V) string
 }
+
+func (s scalar[V]) orNone() scalar[V] { s.optional = true; return s }
 
 // advice is an error of a scalar's parse that knows what to write instead.
 type advice struct{ reason, suggestion string }
@@ -96,8 +99,8 @@ func (s scalar[V]) tagHint(n *yaml.Node) string {
 
 func (s scalar[V]) encode(v *V) *yaml.Node {
 	t := s.format(*v)
-	if t == "" {
-		return nil // no value of ours is written as empty text
+	if t == "" && s.optional {
+		return nil
 	}
 	return scalarNode(tags[s.json], t)
 }
@@ -122,6 +125,17 @@ func (s scalar[V]) schema(def *V) map[string]any {
 		}
 	}
 	return m
+}
+
+func (s scalar[V]) check(v *V, path string, errs *Errors) {
+	t := s.format(*v)
+	if t == "" && s.optional {
+		return
+	}
+	_, err := s.read(t)
+	if a := (advice{}); errors.As(err, &a) {
+		*errs = append(*errs, Problem{Path: path, Reason: a.reason, Suggestion: a.suggestion})
+	}
 }
 
 func (s scalar[V]) diff(a, b *V, path string, restart bool, out *[]Change) {

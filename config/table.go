@@ -57,10 +57,11 @@ func upstreamTable() object[Upstream] {
 				"For cluster DNS: the addresses of its pods, not the virtual IP."),
 		key("transport", func(u *Upstream) *Transport { return &u.Transport }, word(UDP, TCP),
 			"Protocol a question starts with. A truncated UDP answer is asked for again by TCP."),
-		key("resolvConf", func(u *Upstream) *string { return &u.ResolvConf }, absolutePath(),
+		key("resolvConf", func(u *Upstream) *string { return &u.ResolvConf }, absolutePath().orNone(),
 			"A resolv.conf whose nameservers are the endpoints, read again when it changes. Instead of `endpoints`."),
-		key("lastResort", func(u *Upstream) *netip.AddrPort { return &u.LastResort }, addrPort(DNSPort, false),
-			"Asked when every endpoint fails: the cluster DNS virtual IP, which then goes through kube-proxy."),
+		key("lastResort", func(u *Upstream) *netip.AddrPort { return &u.LastResort }, addrPort(DNSPort, false).orNone(),
+			"Asked when every endpoint fails: the cluster DNS virtual IP, which then goes through kube-proxy. "+
+				"In the group `default` it is the first of `intercept.vips` if it is not given."),
 	}}
 }
 
@@ -72,10 +73,10 @@ func zoneTable() object[Zone] {
 			"The group that is asked."),
 		key("minTTL", func(z *Zone) *time.Duration { return &z.MinTTL }, ttl(time.Hour),
 			"Answers are kept at least this long.").inheritsFrom("cache.minTTL"),
-		key("maxTTL", func(z *Zone) *time.Duration { return &z.MaxTTL }, ttl(week),
-			"Answers are kept no longer than this. 0s: not at all.").inheritsFrom("cache.maxTTL"),
+		key("maxTTL", func(z *Zone) *time.Duration { return &z.MaxTTL }, duration(time.Second, week, time.Second),
+			"Answers are kept no longer than this.").inheritsFrom("cache.maxTTL"),
 		key("maxNegativeTTL", func(z *Zone) *time.Duration { return &z.MaxNegativeTTL }, ttl(3*time.Hour),
-			"The same for NXDOMAIN and for names without the type asked for.").inheritsFrom("cache.maxNegativeTTL"),
+			"The same for NXDOMAIN and for names without the type asked for. 0s: not at all.").inheritsFrom("cache.maxNegativeTTL"),
 		key("hosts", func(z *Zone) *[]Host { return &z.Hosts },
 			list[Host]{of: hostTable(), elem: func(*Config) Host { return defaultHost() }, id: func(h *Host) string { return h.Name }},
 			"Names answered from here; all others of the zone go to the upstream."),
@@ -99,11 +100,11 @@ func cacheTable() object[Cache] {
 			"Ceiling of the memory for answers, keys and the table together.").needsRestart(),
 		key("minTTL", func(c *Cache) *time.Duration { return &c.MinTTL }, ttl(time.Hour),
 			"Answers are kept at least this long, whatever their TTL.").needsRestart(),
-		key("maxTTL", func(c *Cache) *time.Duration { return &c.MaxTTL }, ttl(week),
-			"Answers are kept no longer than this. 0s: not at all.").needsRestart(),
+		key("maxTTL", func(c *Cache) *time.Duration { return &c.MaxTTL }, duration(time.Second, week, time.Second),
+			"Answers are kept no longer than this.").needsRestart(),
 		// RFC 2308 section 5: one to three hours have been found to work well; not above a day.
 		key("maxNegativeTTL", func(c *Cache) *time.Duration { return &c.MaxNegativeTTL }, ttl(3*time.Hour),
-			"The same for NXDOMAIN and for names without the type asked for. "+
+			"The same for NXDOMAIN and for names without the type asked for. 0s: not at all. "+
 				"It is how long a new Service can stay unseen by who asked too early.").needsRestart(),
 		// RFC 9520 section 3.2: MUST cache for at least 1 s, MUST NOT for more than 5 min.
 		key("failureTTL", func(c *Cache) *time.Duration { return &c.FailureTTL }, duration(time.Second, 5*time.Minute, time.Millisecond),

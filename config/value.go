@@ -16,6 +16,8 @@ type value[V any] interface {
 	encode(v *V) *yaml.Node
 	// schema returns the JSON Schema; def, if not nil, is the default of the whole value.
 	schema(def *V) map[string]any
+	// check reports what of v decode would refuse: a Config can be built in code, too.
+	check(v *V, path string, errs *Errors)
 	// diff adds the differences of a and b, whose key is path.
 	diff(a, b *V, path string, restart bool, out *[]Change)
 }
@@ -30,6 +32,7 @@ type field[T any] struct {
 	decode   func(d *decoder, n *yaml.Node, path string, t *T)
 	encode   func(t *T) *yaml.Node
 	schema   func(def *T) map[string]any
+	check    func(t *T, path string, errs *Errors)
 	diff     func(a, b *T, path string, restart bool, out *[]Change)
 }
 
@@ -48,6 +51,7 @@ func key[T, V any](name string, get func(*T) *V, v value[V], doc string) field[T
 			}
 			return v.schema(get(def))
 		},
+		check: func(t *T, path string, errs *Errors) { v.check(get(t), path, errs) },
 		diff: func(a, b *T, path string, restart bool, out *[]Change) {
 			v.diff(get(a), get(b), path, restart, out)
 		},
@@ -154,6 +158,12 @@ func (o object[T]) schema(def *T) map[string]any {
 	return s
 }
 
+func (o object[T]) check(v *T, path string, errs *Errors) {
+	for _, f := range o.fields {
+		f.check(v, join(path, f.key), errs)
+	}
+}
+
 func (o object[T]) diff(a, b *T, path string, restart bool, out *[]Change) {
 	for _, f := range o.fields {
 		f.diff(a, b, join(path, f.key), restart || f.restart, out)
@@ -216,6 +226,12 @@ func (l list[V]) schema(def *[]V) map[string]any {
 	return s
 }
 
+func (l list[V]) check(v *[]V, path string, errs *Errors) {
+	for i := range *v {
+		l.of.check(&(*v)[i], fmt.Sprintf("%s[%d]", path, i), errs)
+	}
+}
+
 func (l list[V]) diff(a, b *[]V, path string, restart bool, out *[]Change) {
 	if l.id == nil {
 		diffText(text(l.encode(a)), text(l.encode(b)), path, restart, out)
@@ -250,7 +266,8 @@ func (m dict[V]) decode(d *decoder, n *yaml.Node, path string, into *map[string]
 	for _, p := range pairs {
 		at := join(path, p.key.Value)
 		if !matches(m.pattern, p.key.Value) {
-			d.fail(p.key, at, fmt.Sprintf("%q is no name for a group", p.key.Value), "use lower-case letters, digits and hyphens")
+			bad := m.badName(p.key.Value, at)
+			d.fail(p.key, at, bad.Reason, bad.Suggestion)
 			continue
 		}
 		v := m.elem()
@@ -280,6 +297,20 @@ func (m dict[V]) schema(def *map[string]V) map[string]any {
 		s["default"] = plain(m.encode(def))
 	}
 	return s
+}
+
+func (m dict[V]) check(v *map[string]V, path string, errs *Errors) {
+	for _, k := range sortedKeys(*v) {
+		e := (*v)[k]
+		if !matches(m.pattern, k) {
+			*errs = append(*errs, m.badName(k, join(path, k)))
+		}
+		m.of.check(&e, join(path, k), errs)
+	}
+}
+
+func (m dict[V]) badName(k, path string) Problem {
+	return Problem{Path: path, Reason: fmt.Sprintf("%q is no name for a group", k), Suggestion: "use up to 63 lower-case letters, digits and hyphens"}
 }
 
 func (m dict[V]) diff(a, b *map[string]V, path string, restart bool, out *[]Change) {
