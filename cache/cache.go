@@ -163,7 +163,7 @@ func (c *Cache) Lifetimes() Lifetimes {
 // says what it is good for. It takes no lock, allocates nothing, keeps no reference to key, and on an entry
 // that is already known to be in demand it writes nothing.
 func (c *Cache) Get(key []byte, now int64) *Entry {
-	h := uint32(maphash.Bytes(c.seed, key))
+	h := c.hashOf(key)
 	e := c.tables[h>>shardShift].Load().find(h, key)
 	if e == nil {
 		return nil
@@ -173,6 +173,9 @@ func (c *Cache) Get(key []byte, now int64) *Entry {
 	}
 	return e
 }
+
+// hashOf depends on a seed of this process: who chooses names cannot choose buckets.
+func (c *Cache) hashOf(key []byte) uint32 { return uint32(maphash.Bytes(c.seed, key)) }
 
 // touch notes a hit. Bits are only ever set when they are clear: a popular entry stays in every core's cache
 // as a shared line.
@@ -262,7 +265,7 @@ func (c *Cache) entry(key []byte, a *wire.Answer, now int64, o PutOptions) *Entr
 		l = *o.Lifetimes
 	}
 	e := newEntry(key, a, now, l)
-	e.hash = uint32(maphash.Bytes(c.seed, key))
+	e.hash = c.hashOf(key)
 	e.Epoch = o.Epoch
 	return e
 }

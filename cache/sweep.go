@@ -36,7 +36,7 @@ func (c *Cache) Sweep(now int64) int {
 	n := c.removeAll(func(e *Entry) bool {
 		if e.fails > 0 {
 			// As long as the next failure would count as one of the same row.
-			return now >= max(e.StaleUntil, e.Refresh+int64(c.cfg.FailureMaxTTL))
+			return now > max(e.StaleUntil, e.Refresh+int64(c.cfg.FailureMaxTTL))
 		}
 		return now >= e.StaleUntil
 	})
