@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Veth connects two namespaces (or one with itself) by a pair of interfaces and sets both up.
+// carrierWait bounds the wait for a link to carry packets. The kernel needs well under a millisecond, unless it has no CPU.
+const carrierWait = 5 * time.Second
+
+// Veth connects two namespaces (or one with itself) by a pair of interfaces, sets both up and waits until both carry packets.
 func Veth(a *NS, nameA string, b *NS, nameB string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = nameA
@@ -23,7 +27,30 @@ func Veth(a *NS, nameA string, b *NS, nameB string) error {
 	if err := a.SetUp(nameA); err != nil {
 		return err
 	}
-	return b.SetUp(nameB)
+	if err := b.SetUp(nameB); err != nil {
+		return err
+	}
+	if err := a.waitCarrier(nameA); err != nil {
+		return err
+	}
+	return b.waitCarrier(nameB)
+}
+
+// waitCarrier waits until the kernel has seen the carrier. An interface that was set up before its peer drops what it is to
+// send (its queue is the noop one) until a kernel worker has run; from Linux 6.8 on asking for the link runs it.
+func (ns *NS) waitCarrier(name string) error {
+	for deadline := time.Now().Add(carrierWait); ; time.Sleep(time.Millisecond) {
+		link, err := ns.link(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("link %s has no carrier after %v", name, carrierWait)
+		}
+	}
 }
 
 func (ns *NS) link(name string) (netlink.Link, error) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -193,6 +194,7 @@ func TestRoutedPods(t *testing.T) {
 			return err
 		}))
 		defer client.Close()
+		check(server.SetReadDeadline(time.Now().Add(5 * time.Second)))
 		_, err := client.Write([]byte("hello"))
 		check(err)
 		buf := make([]byte, 16)
@@ -257,25 +259,13 @@ func TestMainAsOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 || os.Getenv(insideEnv) != "" {
 		t.Skip("this test run is that of an ordinary user already")
 	}
-	dir, err := os.MkdirTemp("", "netns-user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	binary := filepath.Join(dir, "netns.test")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(binary, self, 0o755)); err != nil {
-		t.Fatal(err)
-	}
+	binary := publicCopy(t)
 	cmd := exec.Command(binary, "-test.v", "-test.run=^(TestDo|TestRouted|TestClose|TestWait|TestLocal|TestSysctl)")
-	cmd.Dir = dir
+	cmd.Dir = filepath.Dir(binary)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "SKIPPED") {
-		t.Skipf("user namespaces are forbidden here: %s", out)
+		t.Skipf("this kernel forbids them: %s", out)
 	}
 	if err != nil {
 		t.Fatalf("as uid 1000: %v\n%s", err, out)
@@ -285,12 +275,68 @@ func TestMainAsOrdinaryUser(t *testing.T) {
 	}
 }
 
-// Where user namespaces are forbidden, the program is told why and goes on.
+// Where user namespaces are forbidden, Main says why, names the switch, skips what needs them and succeeds.
 //
-// Red when: Enter reports the copy's exit code although it never started.
-func TestEnterForbidden(t *testing.T) {
-	err := ErrUnavailable
-	if got := remedy(syscall.EPERM); !strings.Contains(got, "root") {
-		t.Errorf("remedy(EPERM) = %q names no way out (%v)", got, err)
+// Red when: Main returns after the message, or remedy does not look at the limit.
+func TestMainWhereForbidden(t *testing.T) {
+	if os.Getuid() != 0 || os.Getenv(insideEnv) != "" {
+		t.Skip("it takes root to make a place where it is forbidden")
 	}
+	binary := publicCopy(t)
+	cmd := exec.Command(binary, "-test.v", "-test.run=^TestForbid$")
+	cmd.Env = append(os.Environ(), insideEnv+"=1", "NETNS_TEST_FORBID="+binary)
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 2000}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"SKIPPED: the tests that need network namespaces", "sysctl user.max_user_namespaces=", "--- SKIP: TestSysctl"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the output lacks %q:\n%s", want, out)
+		}
+	}
+}
+
+// TestForbid is the process of TestMainWhereForbidden: root of a user namespace whose limit it sets to nothing, so that uid
+// 1000 there finds user namespaces forbidden.
+func TestForbid(t *testing.T) {
+	binary := os.Getenv("NETNS_TEST_FORBID")
+	if binary == "" {
+		return
+	}
+	if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "-test.v", "-test.run=^TestSysctl")
+	cmd.Env = []string{"HOME=/"}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publicCopy copies the test binary to where every user may start it.
+func publicCopy(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "netns-user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "netns.test")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(binary, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return binary
 }
