@@ -10,8 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// carrierWait bounds the wait for a link to carry packets. The kernel needs well under a millisecond, unless it has no CPU.
-const carrierWait = 5 * time.Second
+// settleWait bounds the wait for what the kernel does behind a netlink request, in a worker. It needs well under a
+// millisecond, unless it has no CPU.
+const settleWait = 5 * time.Second
+
+// settle waits until ready says so. These states have no notification that comes after they are in force.
+func settle(what string, ready func() (bool, error)) error {
+	for deadline := time.Now().Add(settleWait); ; time.Sleep(time.Millisecond) {
+		ok, err := ready()
+		if ok || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("cannot wait longer than %v for %s", settleWait, what)
+		}
+	}
+}
 
 // Veth connects two namespaces (or one with itself) by a pair of interfaces, sets both up and waits until both carry packets.
 func Veth(a *NS, nameA string, b *NS, nameB string) error {
@@ -39,18 +53,10 @@ func Veth(a *NS, nameA string, b *NS, nameB string) error {
 // waitCarrier waits until the kernel has seen the carrier. An interface that was set up before its peer drops what it is to
 // send (its queue is the noop one) until a kernel worker has run; from Linux 6.8 on asking for the link runs it.
 func (ns *NS) waitCarrier(name string) error {
-	for deadline := time.Now().Add(carrierWait); ; time.Sleep(time.Millisecond) {
+	return settle("the carrier of "+name, func() (bool, error) {
 		link, err := ns.link(name)
-		if err != nil {
-			return err
-		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("link %s has no carrier after %v", name, carrierWait)
-		}
-	}
+		return err == nil && link.Attrs().OperState == netlink.OperUp, err
+	})
 }
 
 func (ns *NS) link(name string) (netlink.Link, error) {
@@ -106,7 +112,7 @@ func (ns *NS) MAC(name string) (net.HardwareAddr, error) {
 	return link.Attrs().HardwareAddr, nil
 }
 
-// AddAddr gives a link an address. IPv6 addresses are usable at once: no duplicate address detection.
+// AddAddr gives a link an address. IPv6 addresses are usable when it returns: no duplicate address detection.
 func (ns *NS) AddAddr(name string, prefix netip.Prefix) error {
 	link, err := ns.link(name)
 	if err != nil {
@@ -119,7 +125,14 @@ func (ns *NS) AddAddr(name string, prefix netip.Prefix) error {
 	if err := ns.handle.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("cannot add address %s to %s: %w", prefix, name, err)
 	}
-	return nil
+	if prefix.Addr().Is4() {
+		return nil
+	}
+	// A worker makes an IPv6 address local; until then it can be bound, and what is sent to it is lost.
+	return settle("address "+prefix.Addr().String(), func() (bool, error) {
+		routes, err := ns.handle.RouteGet(addr.IP)
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, nil
+	})
 }
 
 // AddRoute adds a route to the main table, or to the local one when Local is set.
