@@ -137,7 +137,7 @@ func (a *Answer) Parse(msg, q []byte) error {
 	a.RCode = RCode(a.Flags & rcodeMask)
 	a.Truncated = a.Flags&FlagTC != 0
 	a.base = HeaderLen + len(q)
-	if !a.walk(msg) {
+	if len(msg) > MaxMsg || !a.walk(msg) { // beyond MaxMsg, offsets do not fit
 		return ErrMalformed
 	}
 	a.unifyTTLs(msg)

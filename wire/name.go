@@ -17,7 +17,7 @@ func nameLen(b []byte) int {
 	if len(b) > MaxName {
 		b = b[:MaxName]
 	}
-	for i := 0; i < len(b); {
+	for i := 0; uint(i) < uint(len(b)); { // unsigned: no bounds check
 		c := int(b[i])
 		if c == 0 {
 			return i + 1
@@ -83,9 +83,6 @@ func AppendName(dst []byte, text string) ([]byte, error) {
 	if len(out) > label+1 { // no final dot
 		out[label] = byte(len(out) - label - 1)
 		out = append(out, 0)
-	}
-	if len(out)-base > MaxName {
-		return dst, ErrNameTooLong
 	}
 	return out, nil
 }

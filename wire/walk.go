@@ -33,7 +33,11 @@ func (a *Answer) walkName(msg []byte, off, end int) (next int, ok bool) {
 				return 0, false
 			}
 			to := int(binary.BigEndian.Uint16(msg[off:])) & (maxPointer - 1)
-			if to >= start || !a.marked(to) || n-1+expandedLen(msg, to) > MaxName {
+			if to >= start || !a.marked(to) {
+				return 0, false
+			}
+			rest, ok := expandedLen(msg, to)
+			if !ok || n-1+rest > MaxName {
 				return 0, false
 			}
 			a.mark(off)
@@ -54,17 +58,29 @@ func target(msg []byte, off int) int {
 	return off
 }
 
-// expandedLen returns the length, without compression, of a checked name.
-func expandedLen(msg []byte, off int) int {
-	n := 1
-	for {
-		off = target(msg, off)
+// maxPointers bounds the pointers in one name, as a name has at most 127 labels
+// and none needs more than one each. Chains of thousands would be legal, finite,
+// and slow.
+const maxPointers = 127
+
+// expandedLen returns the length, without compression, of a checked name, ok
+// being false if it takes too many pointers to get to its end.
+func expandedLen(msg []byte, off int) (n int, ok bool) {
+	n = 1
+	for left := maxPointers - 1; ; {
 		c := int(msg[off])
-		if c == 0 {
-			return n
+		switch {
+		case c == 0:
+			return n, true
+		case c >= 0xc0:
+			if left--; left < 0 {
+				return 0, false
+			}
+			off = int(binary.BigEndian.Uint16(msg[off:])) & (maxPointer - 1)
+		default:
+			n += c + 1
+			off += c + 1
 		}
-		n += c + 1
-		off += c + 1
 	}
 }
 
