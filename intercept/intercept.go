@@ -130,6 +130,7 @@ type Status struct {
 	Counters      Counters // zero when not installed
 	Uplinks       []string // in force
 	RouteRestored uint64   // times that our route had gone and was put back
+	TableRestored uint64   // times that un-owned tables had been flushed by somebody and were put back
 	Lapses        uint64   // times that a listener and transport stopped answering the prober
 	Missing       []string // kernel features that this node lacks, each with what is lost
 	Reason        string   // why not everything is intercepted now; empty when all is well

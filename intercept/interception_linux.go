@@ -32,6 +32,7 @@ type Interception struct {
 	drift     error  // why the route or the uplinks could not be put right
 
 	restored atomic.Uint64
+	flushed  atomic.Uint64
 	lapses   atomic.Uint64
 }
 
@@ -272,7 +273,7 @@ func (i *Interception) Status() (Status, error) {
 	defer i.mu.Unlock()
 	s := Status{
 		Installed: i.tables != nil, Owned: i.tables != nil && !i.kernel.lacks(featureOwner), Withdrawn: i.withdrawn,
-		Uplinks: slices.Clone(i.uplinks), RouteRestored: i.restored.Load(), Lapses: i.lapses.Load(), Missing: i.kernel.lost(),
+		Uplinks: slices.Clone(i.uplinks), RouteRestored: i.restored.Load(), TableRestored: i.flushed.Load(), Lapses: i.lapses.Load(), Missing: i.kernel.lost(),
 	}
 	alive := map[aliveKey]bool{}
 	counts := map[string]uint64{}

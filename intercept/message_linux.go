@@ -137,8 +137,17 @@ func newSet(t *table, s *set, id uint32) []byte {
 		attrs = append(attrs, attribute64(unix.NFTA_SET_TIMEOUT, uint64(s.timeout.Milliseconds()))...)
 		attrs = append(attrs, attribute(unix.NFTA_SET_DESC|unix.NLA_F_NESTED, attribute32(unix.NFTA_SET_DESC_SIZE, s.size))...)
 	}
+	if s.types[0] == kindLink {
+		attrs = append(attrs, attribute(unix.NFTA_SET_USERDATA, append([]byte{udataKeyByteOrder, 4}, native(hostByteOrder)...))...)
+	}
 	return append(attrs, attribute32(unix.NFTA_SET_FLAGS, flags)...)
 }
+
+// What `nft list` must be told to print names of interfaces (libnftnl, udata.h; nftables, datatype.h). The kernel stores it only.
+const (
+	udataKeyByteOrder = 0
+	hostByteOrder     = 1
+)
 
 func newChain(table string, c *chain) []byte {
 	attrs := append(attributeName(unix.NFTA_CHAIN_TABLE, table), attributeName(unix.NFTA_CHAIN_NAME, c.name)...)

@@ -108,7 +108,15 @@ func (i *Interception) look() {
 	n, err := i.routes.ensure()
 	i.restored.Add(uint64(n))
 	i.drift = err
-	if i.tables == nil || len(i.cfg.Uplinks) > 0 {
+	if i.tables == nil {
+		return
+	}
+	if i.kernel.lacks(featureOwner) && !i.withdrawn {
+		if err := i.restore(); err != nil {
+			i.drift = err
+		}
+	}
+	if len(i.cfg.Uplinks) > 0 {
 		return
 	}
 	found, err := i.routes.uplinks()
@@ -122,6 +130,19 @@ func (i *Interception) look() {
 	if err != nil {
 		i.drift = err
 	}
+}
+
+// restore installs the tables again when somebody has flushed them, which nobody can where they are owned. i.mu is held.
+func (i *Interception) restore() error {
+	found, err := i.leftovers()
+	if err != nil || len(found) == len(i.tables) {
+		return err
+	}
+	if err := i.install(found); err != nil {
+		return fmt.Errorf("cannot restore the table: %w", err)
+	}
+	i.flushed.Add(1)
+	return nil
 }
 
 // watchRoutes opens a socket on which the kernel announces changed routes and links. What is announced is not read: it says

@@ -376,8 +376,11 @@ func askFrom(ns *netns.NS, network string, vip, bind netip.Addr, mark int) (byte
 		return nobody, err
 	}
 	defer c.Close()
-	return exchange(c, 7, 300*time.Millisecond)
+	return exchange(c, 7, patience)
 }
+
+// patience is how long a client waits for an answer; short, so that a withdrawal is seen soon after it happened.
+const patience = 100 * time.Millisecond
 
 // expect fails the test when another than who answers a lookup.
 func (w *world) expect(ns *netns.NS, network string, vip netip.Addr, who byte) {
