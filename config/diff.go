@@ -9,9 +9,10 @@ import (
 
 // Change is one key with another value.
 type Change struct {
-	Path     string `json:"path"` // "cache.size", "zones[corp.example.].upstream"
-	Old, New string // as written in YAML; empty: not there
-	Restart  bool   // takes effect after a restart only
+	Path    string `json:"path"`    // "cache.size", "zones[corp.example.].upstream"
+	Old     string `json:"old"`     // as written in YAML; empty: not there
+	New     string `json:"new"`     // the same
+	Restart bool   `json:"restart"` // takes effect after a restart only
 }
 
 // String returns "path: old -> new".
@@ -29,8 +30,8 @@ func (c Change) String() string {
 	return s
 }
 
-// Diff returns what is different in b, in the order of the table. The order of endpoints and of zones is no difference
-// of meaning; that of a list of words or addresses is reported.
+// Diff returns what is different in b, in the order of the table. The order of zones and of hosts means nothing and is
+// not compared; that of addresses is.
 func Diff(a, b Config) []Change {
 	var out []Change
 	table().diff(&a, &b, "", false, &out)

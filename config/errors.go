@@ -7,14 +7,16 @@ import (
 
 // Problem is one thing that is wrong with a configuration.
 type Problem struct {
-	// File, Line and Column say where. File is "--set" for an assignment of the command line, then Line and
-	// Column are 0; they are 0, too, for what a Config was found to be by Validate alone.
-	File         string
-	Line, Column int
+	// File, Line and Column say where. File is "--set KEY=VALUE" for an assignment of the command line, then Line
+	// and Column are 0; they are 0, too, for what a Config was found to be by Validate alone.
+	File   string `json:"file"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
 	// Path is the key, as in "upstreams.default.endpoints[0]"; empty for the document as a whole.
-	Path string
+	Path string `json:"path"`
 	// Reason says what is wrong; Suggestion what to write instead, or nothing.
-	Reason, Suggestion string
+	Reason     string `json:"reason"`
+	Suggestion string `json:"suggestion,omitempty"`
 }
 
 // String returns "file:line:col: path: reason; suggestion", without the parts that are not known.
@@ -52,10 +54,11 @@ func (e Errors) Error() string {
 
 // Warning is something that works, but not as its writer may believe.
 type Warning struct {
-	Path   string // the key, as in Problem
-	Reason string
+	Path   string `json:"path"` // the key, as in Problem
+	Reason string `json:"reason"`
 }
 
+// String returns "path: reason".
 func (w Warning) String() string { return w.Path + ": " + w.Reason }
 
 // nearest returns the word closest to got by edit distance, or "" when none is close enough to have been meant.

@@ -57,24 +57,29 @@ func parse(data []byte, file string, set []string, validate func(Config) error) 
 		decodeAt(d, root, "", table(), &c)
 		c.derive(func(path string) bool { return d.at[path] != nil })
 	}
-	if len(d.errs) == 0 {
+	if root != nil {
 		d.place(validate(c))
 	}
 	if len(d.errs) > 0 {
 		slices.SortStableFunc(d.errs, func(a, b Problem) int {
-			return cmp.Or(cmp.Compare(b2i(a.Line == 0), b2i(b.Line == 0)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+			return cmp.Or(cmp.Compare(rank(a, set), rank(b, set)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 		})
 		return Config{}, d.errs
 	}
 	return c, nil
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
+// rank orders problems of the file before those of the assignments, and these as they were given.
+func rank(p Problem, set []string) int {
+	s, ok := strings.CutPrefix(p.File, setFile)
+	if !ok {
+		return -1
 	}
-	return 0
+	return slices.Index(set, s)
 }
+
+// setFile begins the File of a problem with an assignment, which follows.
+const setFile = "--set "
 
 // decoder is the state of one Parse.
 type decoder struct {
@@ -89,7 +94,7 @@ type decoder struct {
 func (d *decoder) fail(n *yaml.Node, path, reason, suggestion string) {
 	p := Problem{File: d.file, Line: n.Line, Column: n.Column, Path: path, Reason: reason, Suggestion: suggestion}
 	if s, ok := d.set[n]; ok {
-		p.File, p.Line, p.Column = "--set "+s, 0, 0
+		p.File, p.Line, p.Column = setFile+s, 0, 0
 	}
 	d.errs = append(d.errs, p)
 }
@@ -105,11 +110,12 @@ func (d *decoder) unknown(n *yaml.Node, path string, known []string) {
 	d.fail(n, path, "unknown key", hint)
 }
 
-// place adds the problems that a check of the whole found, each where its key, or the nearest above it, was given.
+// place adds the problems that a check of the whole found, each where its key, or the nearest above it, was given. Those
+// that follow from what could not be decoded are left out.
 func (d *decoder) place(err error) {
 	var errs Errors
 	errors.As(err, &errs)
-	for _, p := range errs {
+	for _, p := range d.errs.add(errs)[len(d.errs):] {
 		path := p.Path
 		for d.at[path] == nil {
 			path = path[:max(0, strings.LastIndexAny(path, ".["))] // "" is the document, which is always there

@@ -73,7 +73,7 @@ func (s scalar[V]) read(text string) (v V, err error) {
 	}
 	v, err = s.parse(text)
 	if err == nil && s.pattern != "" && !matches(s.pattern, text) {
-		err = advice{fmt.Sprintf("%q is no %s", text, strings.TrimPrefix(strings.TrimPrefix(s.name, "a "), "an ")), ""}
+		err = advice{fmt.Sprintf("%q is not %s", text, s.name), ""}
 	}
 	return v, err
 }
@@ -309,7 +309,11 @@ func addrPort(defaultPort uint16, anyPort bool) scalar[netip.AddrPort] {
 			ap, err := netip.ParseAddrPort(t)
 			if a, aerr := netip.ParseAddr(t); err != nil && aerr == nil {
 				if defaultPort == 0 {
-					return ap, advice{fmt.Sprintf("%q has no port", t), "write " + netip.AddrPortFrom(a, 53).String()}
+					hint := addressHint(t)
+					if hint == "" {
+						hint = "write " + netip.AddrPortFrom(a, DNSPort).String()
+					}
+					return ap, advice{fmt.Sprintf("%q has no port", t), hint}
 				}
 				ap, err = netip.AddrPortFrom(a, defaultPort), nil
 			}
@@ -317,7 +321,7 @@ func addrPort(defaultPort uint16, anyPort bool) scalar[netip.AddrPort] {
 				return ap, advice{fmt.Sprintf("%q is not %s", t, what), addressHint(t)}
 			}
 			if ap.Port() == 0 && !anyPort {
-				return ap, advice{"port 0 is no port to ask", "write " + netip.AddrPortFrom(ap.Addr(), 53).String()}
+				return ap, advice{"port 0 is no port to ask", "write " + netip.AddrPortFrom(ap.Addr(), DNSPort).String()}
 			}
 			return ap, unmapped(ap.Addr())
 		},

@@ -17,21 +17,36 @@ const kubeMarks = 0x4000 | 0x8000
 // has called it; who builds a Config in code calls it before use. The error is Errors, without lines. An upstream that is
 // ourselves is no error here, see Self.
 func (c Config) Validate() error {
+	var errs Errors
+	table().check(&c, "", &errs)
 	v := &validation{}
-	table().check(&c, "", &v.errs)
-	if len(v.errs) > 0 {
-		return v.errs // what follows relies on sane values
-	}
 	v.listen(c)
 	v.upstreams(c)
 	v.cache(c.Cache)
 	v.zones(c)
 	v.intercept(c.Intercept)
 	v.limits(c.Limits)
-	if len(v.errs) > 0 {
-		return v.errs
+	if errs = errs.add(v.errs); len(errs) > 0 {
+		return errs
 	}
 	return nil
+}
+
+// add appends those of more that do not follow from a value e has found wrong: at the same key, above or below it.
+func (e Errors) add(more Errors) Errors {
+	all := slices.Clip(e)
+	for _, p := range more {
+		if !slices.ContainsFunc(e, func(o Problem) bool { return under(p.Path, o.Path) || under(o.Path, p.Path) }) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// under reports whether key a is key b or below it.
+func under(a, b string) bool {
+	rest, ok := strings.CutPrefix(a, b)
+	return ok && b != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 type validation struct{ errs Errors }
@@ -157,8 +172,11 @@ func (v *validation) host(path string, z Zone, h Host, seen map[string]string) {
 		seen[h.Name] = path
 	}
 	if !within(h.Name, z.Name) {
-		v.fail(path+".name", fmt.Sprintf("write %s, or move it to a zone that holds it", strings.TrimSuffix(h.Name+z.Name, ".")),
-			"%s is not in zone %s", h.Name, z.Name)
+		hint := "write the whole name, or move it to a zone that holds it"
+		if strings.Count(h.Name, ".") == 1 {
+			hint = "write " + h.Name + strings.TrimSuffix(z.Name, ".")
+		}
+		v.fail(path+".name", hint, "%s is not in zone %s", h.Name, z.Name)
 	}
 	if len(h.Addresses) == 0 {
 		v.fail(path+".addresses", "give one, or remove the host", "there is no address")

@@ -337,8 +337,10 @@ func kindOf(n *yaml.Node) string {
 	switch n.ShortTag() {
 	case "!!str":
 		return "text"
-	case "!!int", "!!float":
+	case "!!int":
 		return "a number"
+	case "!!float":
+		return "a fraction"
 	case "!!bool":
 		return "true or false"
 	}
