@@ -42,15 +42,14 @@ type Config struct {
 	Cache   *cache.Cache
 	Zones   *Zones
 	Limits  Limits
-	Readers int    // threads per UDP address, at least 1
+	Readers int    // per UDP address, at least 1; all but the first only help under load
 	Mark    uint32 // SO_MARK of the listening sockets, 0 for none
 	Logger  *slog.Logger
 }
 
-// DefaultReaders is the number of reader threads per UDP address: two, so that
-// one busy with a batch does not delay a packet that has just arrived, and
-// never more than the machine has CPUs, because an agent must leave those to
-// the pods.
+// DefaultReaders is the number of reader threads per UDP address: one, and a
+// second that helps when the first reads full batches; never more than the
+// machine has CPUs, because an agent must leave those to the pods.
 func DefaultReaders() int { return min(2, runtime.NumCPU()) }
 
 // Server answers DNS questions on a set of addresses.

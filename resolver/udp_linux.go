@@ -31,17 +31,22 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// udpSocket is one bound address and the threads that read it.
+// udpSocket is one bound address and its readers.
 //
-// The descriptor is in blocking mode and not known to Go's netpoller: a
+// The descriptor is in blocking mode and not known to Go's netpoller: the first
 // reader's thread sleeps inside recvmmsg and the kernel wakes it there, one
 // system call per batch. (The netpoller would be woken for every reply sent,
-// too: sock_def_write_space signals EPOLLOUT. docs/performance.md has figures.)
+// too: sock_def_write_space signals EPOLLOUT.) The other readers help when a
+// batch comes back full, that is when there is more than one can read. Were
+// they all asleep in recvmmsg, each packet would wake another one, alone, and a
+// reply would cost a third more CPU; docs/performance.md has the figures.
 type udpSocket struct {
 	addr    netip.AddrPort
 	fd      int
 	readers []*udpReader
 	ending  atomic.Bool
+	full    chan struct{} // wakes one helper
+	ended   chan struct{} // closed by end
 
 	// sending is held shared by flights while they send and exclusively by close,
 	// so that no reply ever goes to a descriptor number that is somebody else's.
@@ -59,7 +64,7 @@ func (s *Server) listenUDP(addr netip.AddrPort, n int) (*udpSocket, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	u := &udpSocket{fd: fd}
+	u := &udpSocket{fd: fd, full: make(chan struct{}, 1), ended: make(chan struct{})}
 	if err := u.bind(addr, s.mark); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -146,10 +151,15 @@ func (r *udpReader) buffer(i int) []byte {
 	return r.pool[i*udpStride : i*udpStride+udpBuffer : i*udpStride+udpBuffer]
 }
 
-// run reads, answers and sends until the socket ends. It keeps its thread: a
-// thread that sleeps in the kernel is woken there, without the scheduler.
+// run reads, answers and sends until the socket ends.
 func (r *udpReader) run() {
-	runtime.LockOSThread() // never unlocked: the thread ends with the reader
+	if r.id > 0 {
+		r.help()
+		return
+	}
+	// Never unlocked: the thread ends with the reader. It sleeps in the kernel
+	// and is woken there, without the scheduler.
+	runtime.LockOSThread()
 	for {
 		r.act.idle()
 		n, errno := r.receive(unix.MSG_WAITFORONE)
@@ -167,11 +177,51 @@ func (r *udpReader) run() {
 			r.failed(errno)
 			continue
 		}
-		r.behind = r.s.pulse.stalled(now, &r.seen) || r.behind
-		r.batch(n, now)
-		if n < batch {
-			r.behind = false
+		if n == batch {
+			r.sock.callHelp()
 		}
+		r.handle(n, now)
+	}
+}
+
+// callHelp wakes a helper, if there is one and it has not been called already.
+func (u *udpSocket) callHelp() {
+	if len(u.readers) > 1 && len(u.full) == 0 {
+		select {
+		case u.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// help reads whenever it is called, until the queue is empty.
+func (r *udpReader) help() {
+	for {
+		select {
+		case <-r.sock.full:
+		case <-r.sock.ended:
+			return
+		}
+		for n := batch; n == batch; {
+			var errno unix.Errno
+			n, errno = r.receive(unix.MSG_DONTWAIT)
+			if errno != 0 {
+				break
+			}
+			now := r.s.clock()
+			r.act.busy(now)
+			r.handle(n, now)
+		}
+		r.act.idle()
+	}
+}
+
+// handle answers a batch with an eye on how old it may be.
+func (r *udpReader) handle(n int, now int64) {
+	r.behind = r.s.pulse.stalled(now, &r.seen) || r.behind
+	r.batch(n, now)
+	if n < batch {
+		r.behind = false // the queue has been read to its end
 	}
 }
 
@@ -349,6 +399,7 @@ func (u *udpSocket) reply(to *rawAddr, msg []byte, c *counters) {
 // (inet_shutdown: "hack to wake up other listeners").
 func (u *udpSocket) end() {
 	u.ending.Store(true)
+	close(u.ended)
 	_ = unix.Shutdown(u.fd, unix.SHUT_RD)
 }
 
