@@ -42,4 +42,3 @@ const (
 	forSample         // a copy of a client's question, for the latency of an endpoint that gets none
 	forHealth         // a probe
 )
-

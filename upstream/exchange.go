@@ -43,9 +43,9 @@ type exchange struct {
 	dead       bool // one that is held for dead was asked
 	lastResort bool // was asked
 
-	useless    int      // how many said SERVFAIL or the like
-	fallback   *attempt // the best answer that is not good
-	err        error    // of the latest failed attempt
+	useless  int      // how many said SERVFAIL or the like
+	fallback *attempt // the best answer that is not good
+	err      error    // of the latest failed attempt
 
 	room  [288]byte // for query
 	slots [maxAttempts]*attempt
