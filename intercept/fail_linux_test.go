@@ -20,6 +20,10 @@ import (
 // is for machines that are busy.
 const withdrawn = 600*time.Millisecond + 900*time.Millisecond
 
+// An agent that answers again is back with its first answer. The rest is for machines so busy that it lapsed before, which
+// costs a wait.
+const back = 5 * time.Second
+
 // A stopped process holds its sockets and its table, and answers nothing.
 //
 // Red when: datagram and handshake do not look at @alive.
@@ -28,7 +32,7 @@ func TestStoppedProcess(t *testing.T) {
 		w := newWorld(t)
 		cmd := w.process("owned")
 		for _, from := range []*netns.NS{w.pods[0], w.node} {
-			w.until(from, network, vip4, agentIs, time.Second)
+			w.until(from, network, vip4, agentIs, back)
 		}
 		w.must(cmd.Process.Signal(syscall.SIGSTOP))
 		took, _ := w.until(w.pods[0], network, vip4, cluster, withdrawn)
@@ -36,7 +40,7 @@ func TestStoppedProcess(t *testing.T) {
 		w.expect(w.node, network, vip4, cluster)
 		t.Logf("%s: cluster DNS %s after SIGSTOP", network, took)
 		w.must(cmd.Process.Signal(syscall.SIGCONT))
-		took, lost := w.until(w.pods[0], network, vip4, agentIs, 2*time.Second)
+		took, lost := w.until(w.pods[0], network, vip4, agentIs, back)
 		if lost > 0 {
 			t.Errorf("%s: %d lookups lost on the way back", network, lost)
 		}
@@ -58,8 +62,8 @@ func TestNoProgress(t *testing.T) {
 		t.Errorf("reason %q", s.Reason)
 	}
 	a.beat.Store(nil)
-	w.until(w.pods[0], "udp", vip4, agentIs, 2*time.Second)
-	w.until(w.pods[0], "tcp", vip4, agentIs, 2*time.Second)
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
+	w.until(w.pods[0], "tcp", vip4, agentIs, back)
 }
 
 // Each transport, and each listener, has a heartbeat of its own.
@@ -75,11 +79,11 @@ func TestDeafTransport(t *testing.T) {
 	}{{"udp", "tcp", &deaf.deafUDP}, {"tcp", "udp", &deaf.deafTCP}} {
 		c.gate.close()
 		w.until(w.pods[0], c.network, vip4, cluster, withdrawn)
-		w.until(w.pods[0], c.other, vip4, agentIs, 2*time.Second)
-		w.until(w.pods[0], c.network, vip4b, agentIs, 2*time.Second)
-		w.until(w.pods[0], c.network, vip6, agentIs, 2*time.Second)
+		w.until(w.pods[0], c.other, vip4, agentIs, back)
+		w.until(w.pods[0], c.network, vip4b, agentIs, back)
+		w.until(w.pods[0], c.network, vip6, agentIs, back)
 		c.gate.open()
-		w.until(w.pods[0], c.network, vip4, agentIs, 5*time.Second)
+		w.until(w.pods[0], c.network, vip4, agentIs, back)
 	}
 }
 
@@ -90,7 +94,7 @@ func TestKilledProcess(t *testing.T) {
 	w := newWorld(t)
 	before := w.dump()
 	cmd := w.process("owned")
-	w.until(w.pods[0], "udp", vip4, agentIs, time.Second)
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
 	w.must(cmd.Process.Kill())
 	_ = cmd.Wait() // its sockets are closed now
 	for _, network := range []string{"udp", "tcp"} {
@@ -118,7 +122,7 @@ func TestKilledProcessWithoutOwnedTables(t *testing.T) {
 	kill := func() {
 		t.Helper()
 		cmd := w.process("unowned")
-		w.until(w.pods[0], "udp", vip4, agentIs, time.Second)
+		w.until(w.pods[0], "udp", vip4, agentIs, back)
 		w.must(cmd.Process.Kill())
 		_ = cmd.Wait()
 		w.expect(w.pods[0], "udp", vip4, cluster)
@@ -194,7 +198,7 @@ func TestForeignFlushWithoutOwnedTables(t *testing.T) {
 		return c.Flush()
 	}))
 	w.must(w.node.Do(kubeProxy))
-	w.until(w.pods[0], "udp", vip4, agentIs, 5*time.Second)
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
 	if s := a.status(t); s.Owned || s.TableRestored != 1 {
 		t.Errorf("status after a flush: %+v", s)
 	}
@@ -224,7 +228,7 @@ func TestRouteDeleted(t *testing.T) {
 				t.Fatalf("%s not put back within 2 s", c.prefix)
 			}
 		}
-		w.until(w.pods[0], "udp", c.vip, agentIs, 2*time.Second)
+		w.until(w.pods[0], "udp", c.vip, agentIs, back)
 	}
 
 	// And with nobody to put it back the kernel decides, though the heartbeat still counts.
@@ -278,7 +282,7 @@ func TestMissingFeatures(t *testing.T) {
 func TestSecondAgent(t *testing.T) {
 	w := newWorld(t)
 	cmd := w.process("owned")
-	w.until(w.pods[0], "udp", vip4, agentIs, time.Second)
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
 	before := w.dump()
 	_, err := newAgent(w.node.Do, config())
 	if !errors.Is(err, intercept.ErrOwned) {

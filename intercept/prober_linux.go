@@ -60,29 +60,41 @@ func newProber(cfg *Config, families []*family, lapsed func(*target)) (*prober, 
 	return p, nil
 }
 
+// stance is what the prober does in a round.
+type stance uint8
+
+const (
+	rest  stance = iota // we have withdrawn ourselves
+	stuck               // the agent makes no progress: a lapse like any other
+	ask
+)
+
 // tick ends what is too old, notes lapses, and asks every target that patience lets it ask.
-func (p *prober) tick(now time.Time, ask bool) {
+func (p *prober) tick(now time.Time, do stance) {
 	for i := len(p.probes) - 1; i >= 0; i-- {
-		if now.Sub(p.probes[i].sent) > p.life || !ask {
+		if now.Sub(p.probes[i].sent) > p.life || do != ask {
 			p.end(i)
 		}
 	}
 	for _, t := range p.targets {
-		if t.alive && now.Sub(t.answered) > p.life {
+		switch {
+		case do == rest:
+			t.alive = false
+		case t.alive && now.Sub(t.answered) > p.life:
 			t.alive = false
 			t.patience.lapsed(now)
 			p.lapsed(t)
 		}
-		if ask && t.patience.asks(now) {
-			if err := p.ask(t, now); err != nil {
+		if do == ask && t.patience.asks(now) {
+			if err := p.send(t, now); err != nil {
 				t.trouble = err
 			}
 		}
 	}
 }
 
-// ask sends one probe, or begins to.
-func (p *prober) ask(t *target, now time.Time) error {
+// send sends one probe, or begins to.
+func (p *prober) send(t *target, now time.Time) error {
 	kind, proto := unix.SOCK_DGRAM, unix.IPPROTO_UDP
 	if t.transport == TCP {
 		kind, proto = unix.SOCK_STREAM, unix.IPPROTO_TCP

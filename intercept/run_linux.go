@@ -25,7 +25,7 @@ const (
 //
 // It returns nil when ctx ends; the agent is then withdrawn within a heartbeat. After Withdraw it goes on without asking.
 func (i *Interception) Run(ctx context.Context, beat func() error) error {
-	p, err := newProber(&i.cfg, i.plan.families, func(*target) { i.lapses.Add(1) })
+	p, err := newProber(&i.plan.cfg, i.plan.families, func(*target) { i.lapses.Add(1) })
 	if err != nil {
 		return fmt.Errorf("cannot run the prober: %w", err)
 	}
@@ -66,7 +66,7 @@ func (i *Interception) loop(ctx context.Context, p *prober, beat func() error, w
 			looked, look = now, now.Add(lookEvery)
 		}
 		if !now.Before(next) {
-			p.tick(now, i.mayAsk(beat(), p.trouble()))
+			p.tick(now, i.stance(beat(), p.trouble()))
 			if next = next.Add(interval); next.Before(now) { // after a stop, or a busy CPU: no bunch of late rounds
 				next = now.Add(interval)
 			}
@@ -90,12 +90,18 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// mayAsk notes what is wrong, for Status, and tells whether the prober may ask.
-func (i *Interception) mayAsk(beat error, trouble string) bool {
+// stance notes what is wrong, for Status, and tells what the prober shall do.
+func (i *Interception) stance(beat error, trouble string) stance {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.beat, i.trouble = beat, trouble
-	return beat == nil && !i.withdrawn && i.tables != nil
+	switch {
+	case i.withdrawn || i.tables == nil:
+		return rest
+	case beat != nil:
+		return stuck
+	}
+	return ask
 }
 
 // look puts our route back if it has gone, and follows the uplinks. What goes wrong is told by Status and tried again.

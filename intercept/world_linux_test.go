@@ -325,9 +325,13 @@ func query(id uint16) []byte {
 
 // dial opens a client's socket in ns to vip:53. Bind may be invalid; mark may be 0.
 func dial(ns *netns.NS, network string, vip netip.Addr, bind netip.Addr, mark int) (net.Conn, error) {
+	return dialWithin(time.Second, ns, network, vip, bind, mark)
+}
+
+func dialWithin(within time.Duration, ns *netns.NS, network string, vip netip.Addr, bind netip.Addr, mark int) (net.Conn, error) {
 	var c net.Conn
 	err := ns.Do(func() (err error) {
-		d := net.Dialer{Timeout: time.Second, Control: marked(mark)}
+		d := net.Dialer{Timeout: within, Control: marked(mark)}
 		if bind.IsValid() && network == "tcp" {
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(bind, 0))
 		} else if bind.IsValid() {
