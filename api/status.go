@@ -27,6 +27,8 @@ type Status struct {
 	Started       time.Time `json:"started"`
 	UptimeSeconds float64   `json:"uptimeSeconds"`
 	Phase         string    `json:"phase"`
+	State         string    `json:"state"`            // the worst of all parts below
+	Reason        string    `json:"reason,omitempty"` // what is the matter, when State is not ok
 	Ready         bool      `json:"ready"`
 	Checks        []Check   `json:"checks"` // what readiness consists of, as of this document
 
@@ -81,16 +83,27 @@ type Listener struct {
 
 // Queries counts what clients asked since the start.
 type Queries struct {
-	UDP       uint64  `json:"udp"`
-	TCP       uint64  `json:"tcp"`
-	Answered  uint64  `json:"answered"`
-	Stale     uint64  `json:"stale"`     // answered with an expired entry because no endpoint answered in time
-	ServFail  uint64  `json:"servfail"`  // told that no answer could be had
-	Shed      uint64  `json:"shed"`      // told so because a limit was reached
-	Malformed uint64  `json:"malformed"` // dropped or answered FORMERR
-	InFlight  int64   `json:"inFlight"`  // clients' questions waiting for an upstream now
-	TCPConns  int64   `json:"tcpConnections"`
-	PerSecond float64 `json:"perSecond"` // over the last seconds, as sampled by the agent
+	State     string `json:"state"` // warn while questions went unanswered lately, see Recent
+	Reason    string `json:"reason,omitempty"`
+	UDP       uint64 `json:"udp"`
+	TCP       uint64 `json:"tcp"`
+	Stale     uint64 `json:"stale"`     // answered with an expired entry because no endpoint answered in time
+	ServFail  uint64 `json:"servfail"`  // told that no answer could be had
+	Shed      uint64 `json:"shed"`      // told so because a limit was reached
+	Malformed uint64 `json:"malformed"` // dropped or answered FORMERR
+	InFlight  int64  `json:"inFlight"`  // clients' questions waiting for an upstream now
+	TCPConns  int64  `json:"tcpConnections"`
+	Recent    Recent `json:"recent"`
+}
+
+// Recent counts what happened in the last minute or since the start, whichever is shorter: what an outage looks like
+// now, apart from what happened last week.
+type Recent struct {
+	Seconds  float64 `json:"seconds"` // how much time is counted; 0: too early to say
+	Queries  uint64  `json:"queries"`
+	Stale    uint64  `json:"stale"`
+	ServFail uint64  `json:"servfail"`
+	Shed     uint64  `json:"shed"`
 }
 
 // Cache is the answer cache now, and its hits since the start.
@@ -139,6 +152,7 @@ type Zone struct {
 
 // ConfigLoad is the configuration in force and what became of the last attempt to change it.
 type ConfigLoad struct {
+	State       string    `json:"state"`          // warn when the last attempt was refused, or a change waits for a restart
 	File        string    `json:"file,omitempty"` // empty: none, the built-in defaults
 	Loaded      time.Time `json:"loaded"`         // when the configuration in force was taken
 	Reloads     uint64    `json:"reloads"`        // accepted since the start

@@ -102,8 +102,7 @@ Exit codes: 0 fine, 1 an error was found, 2 wrong usage, 3 no agent answers.
 
 Example:
   dnslet agent
-  dnslet status
-  dnslet lab demo`
+  dnslet status`
 
 // newRoot builds the whole command tree. program is argv[0]: as a kubectl plugin the help texts say "kubectl dnslet".
 func newRoot(program string) *cobra.Command {
@@ -121,6 +120,6 @@ func newRoot(program string) *cobra.Command {
 	if strings.HasPrefix(filepath.Base(program), "kubectl-") {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl dnslet"}
 	}
-	root.AddCommand(agentCommand(), statusCommand(), configCommand(), cleanupCommand(), labCommand(), versionCommand())
+	root.AddCommand(agentCommand(), statusCommand(), configCommand(), cleanupCommand(), versionCommand())
 	return root
 }

@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/dnslet/dnslet/config"
+	"github.com/dnslet/dnslet/node"
+	"github.com/dnslet/dnslet/resolver"
+)
+
+// processLimits is what this process was given or has given itself.
+type processLimits struct {
+	memory int64 // Go's soft limit in bytes; 0: none
+	files  uint64
+	procs  int
+}
+
+// What memory is for, beside the cache: the program and its runtime, each question in flight (its packet, its key, its
+// flight and its share of an upstream socket's buffers), each TCP connection (two goroutines and its buffers).
+const (
+	baseMemory    = 40 << 20
+	flightMemory  = 6 << 10
+	connMemory    = 24 << 10
+	gcShareOfHeap = 4 // a quarter on top, so that collecting does not become the work
+)
+
+// memoryCeiling is the most memory that cfg lets the agent need.
+func memoryCeiling(cfg config.Config) int64 {
+	need := baseMemory + cfg.Cache.Size + int64(cfg.Limits.InFlight)*flightMemory + int64(cfg.Limits.TCPConnections)*connMemory
+	return need + need/gcShareOfHeap
+}
+
+// setLimits takes what the machine allows and tells the runtime what the configuration allows. Nothing here is a reason
+// not to start.
+func (a *Agent) setLimits(cfg config.Config) {
+	var err error
+	if a.kernel, err = node.KernelRelease(); err != nil {
+		a.log.Debug("kernel", "err", err)
+	}
+	if a.limits.files, err = raiseFileLimit(); err != nil {
+		a.log.Warn("limit of open files", "err", err)
+	}
+	// Without a limit the collector lets the heap grow to twice what is live, and a cache lives long. An operator's own
+	// GOMEMLIMIT counts more than our estimate.
+	if a.opts.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryCeiling(cfg))
+	}
+	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
+		a.limits.memory = limit
+	}
+	if c, err := node.ReadCgroupLimits(); err == nil && c.Memory != math.MaxInt64 && c.Memory < memoryCeiling(cfg) {
+		a.log.Warn("the control group allows less memory than the configuration may need: expect an OOM kill under load",
+			"limit", c.Memory, "need", memoryCeiling(cfg))
+	}
+}
+
+// setProcs lets every reader have a thread to run Go code on, and two more for all else, whatever a CPU quota says: a
+// reader that waits for its turn behind the others is a pod that waits.
+func (a *Agent) setProcs(addrs int) {
+	a.limits.procs = max(runtime.GOMAXPROCS(0), addrs*resolver.DefaultReaders()+2)
+	runtime.GOMAXPROCS(a.limits.procs)
+}
+
+// watch tells the service manager that the agent is alive, but only while every reader makes progress: a hung agent is
+// restarted, and until then the kernel sends its questions to cluster DNS.
+func (a *Agent) watch(ctx context.Context) {
+	every := a.notify.interval()
+	if every == 0 {
+		return
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := a.server.Progress(); err != nil {
+				a.log.Error("no progress, the service manager is not told that all is well", "err", err)
+				continue
+			}
+			a.tell(a.notify.alive())
+		}
+	}
+}
