@@ -64,6 +64,9 @@ func parse(data []byte, file string, set []string, validate func(Config) error) 
 		slices.SortStableFunc(d.errs, func(a, b Problem) int {
 			return cmp.Or(cmp.Compare(rank(a, set), rank(b, set)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 		})
+		if d.more {
+			d.errs = append(d.errs, Problem{Reason: "there are more problems than these"})
+		}
 		return Config{}, d.errs
 	}
 	return c, nil
@@ -88,15 +91,32 @@ type decoder struct {
 	set  map[*yaml.Node]string // nodes that come from --set, and the assignment
 	at   map[string]*yaml.Node // where each key was given
 	errs Errors
+	more bool // there are problems beyond maxProblems
 }
+
+// maxProblems bounds what is said of one file, and the work of saying it.
+const maxProblems = 100
 
 // fail records a problem at n.
 func (d *decoder) fail(n *yaml.Node, path, reason, suggestion string) {
-	p := Problem{File: d.file, Line: n.Line, Column: n.Column, Path: path, Reason: reason, Suggestion: suggestion}
+	if len(d.errs) == maxProblems {
+		d.more = true
+		return
+	}
+	p := Problem{File: d.file, Line: n.Line, Column: n.Column, Path: clip(path), Reason: clip(reason), Suggestion: clip(suggestion)}
 	if s, ok := d.set[n]; ok {
 		p.File, p.Line, p.Column = setFile+s, 0, 0
 	}
 	d.errs = append(d.errs, p)
+}
+
+// clip shortens what may quote a whole file.
+func clip(s string) string {
+	const most = 300
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 func (d *decoder) isSet(n *yaml.Node) bool { _, ok := d.set[n]; return ok }

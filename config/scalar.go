@@ -23,6 +23,7 @@ type scalar[V any] struct {
 	pattern  string   // what its text looks like, in the schema and here; "" for none
 	enum     []string // the only words allowed
 	min, max int64    // of an integer
+	bounds   string   // of a text that stands for a number, for people: "1s to 5m"
 	optional bool     // may be none, which is written by leaving the key out and formatted as ""
 	parse    func(text string) (V, error)
 	format   func(V) string
@@ -119,6 +120,9 @@ func (s scalar[V]) schema(def *V) map[string]any {
 	if s.json == "string" && s.enum == nil {
 		m["x-type"] = s.name
 	}
+	if s.bounds != "" {
+		m["x-range"] = s.bounds
+	}
 	if def != nil {
 		if n := s.encode(def); n != nil {
 			m["default"] = plain(n)
@@ -180,8 +184,9 @@ func integer[V int | uint32](lo, hi int64, verb string) scalar[V] {
 
 // duration is a Go duration from lo to hi, a multiple of step.
 func duration(lo, hi, step time.Duration) scalar[time.Duration] {
+	bounds := formatDuration(lo) + " to " + formatDuration(hi)
 	return scalar[time.Duration]{
-		name: aDuration, json: "string", pattern: `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`,
+		name: aDuration, json: "string", bounds: bounds, pattern: `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`,
 		parse: func(t string) (time.Duration, error) {
 			v, err := time.ParseDuration(t)
 			switch {
@@ -192,7 +197,7 @@ func duration(lo, hi, step time.Duration) scalar[time.Duration] {
 				}
 				return 0, advice{fmt.Sprintf("%q is no duration", t), hint}
 			case v < lo || v > hi:
-				return 0, advice{t + " is out of range", fmt.Sprintf("use %s to %s", formatDuration(lo), formatDuration(hi))}
+				return 0, advice{t + " is out of range", "use " + bounds}
 			case v%step != 0:
 				return 0, advice{t + " is no multiple of " + formatDuration(step), "use " + formatDuration(max(lo, v.Round(step)))}
 			}
@@ -221,8 +226,9 @@ var sizeUnits = []struct {
 
 // size is a number of bytes from lo to hi, written in binary units.
 func size(lo, hi int64) scalar[int64] {
+	bounds := formatSize(lo) + " to " + formatSize(hi)
 	return scalar[int64]{
-		name: aSize, json: "string", pattern: `^[0-9]+(KiB|MiB|GiB)$`,
+		name: aSize, json: "string", bounds: bounds, pattern: `^[0-9]+(KiB|MiB|GiB)$`,
 		parse: func(t string) (int64, error) {
 			for _, u := range sizeUnits {
 				num, ok := strings.CutSuffix(t, u.name)
@@ -234,7 +240,7 @@ func size(lo, hi int64) scalar[int64] {
 					break
 				}
 				if n > math.MaxInt64>>u.shift || int64(n)<<u.shift < lo || int64(n)<<u.shift > hi {
-					return 0, advice{t + " is out of range", fmt.Sprintf("use %s to %s", formatSize(lo), formatSize(hi))}
+					return 0, advice{t + " is out of range", "use " + bounds}
 				}
 				return int64(n) << u.shift, nil
 			}

@@ -10,7 +10,7 @@ import (
 // Schema returns the JSON Schema (draft 2020-12) of the file, for editors. Whatever Parse accepts, it accepts. It is
 // looser where JSON Schema has no words: ranges of durations, the syntax of addresses, what concerns several keys.
 // x-restart marks keys whose change needs a restart, x-inherits names the key a value not given is taken from, x-type
-// says what a text is.
+// says what a text is, x-range what it may be.
 func Schema() []byte {
 	def := Default()
 	s := table().schema(&def)

@@ -31,7 +31,8 @@ func (s schema) refuses(t testing.TB, path string, v any) string {
 	t.Helper()
 	for word := range s {
 		if !slices.Contains([]string{"type", "properties", "additionalProperties", "propertyNames", "required", "items", "enum",
-			"pattern", "minimum", "maximum", "default", "description", "title", "$schema", "x-restart", "x-inherits", "x-type"}, word) {
+			"pattern", "minimum", "maximum", "default", "description", "title", "$schema", "x-restart", "x-inherits", "x-type",
+			"x-range", "maxItems", "maxProperties"}, word) {
 			t.Fatalf("%s: this test does not know the word %q", path, word)
 		}
 	}

@@ -32,19 +32,10 @@ func table() object[Config] {
 		key("limits", func(c *Config) *Limits { return &c.Limits }, limitsTable(),
 			"What clients can make dnslet hold. Beyond, questions are refused with SERVFAIL and connections are closed."),
 		key("admin", func(c *Config) *Admin { return &c.Admin },
-			object[Admin]{[]field[Admin]{
-				key("listen", func(a *Admin) *netip.AddrPort { return &a.Listen }, addrPort(0, true),
-					"Address of the HTTP endpoint with /livez, /readyz, /metrics, /v1 and /debug/pprof. "+
-						"It has no authentication: keep it on loopback, or on an address that only monitoring reaches.").needsRestart(),
-			}},
+			adminTable(),
 			"The HTTP endpoint."),
 		key("log", func(c *Config) *Log { return &c.Log },
-			object[Log]{[]field[Log]{
-				key("level", func(l *Log) *slog.Level { return &l.Level }, logLevel(),
-					"Least severe level that is written."),
-				key("format", func(l *Log) *LogFormat { return &l.Format }, word(LogText, LogJSON),
-					"How a line is written.").needsRestart(),
-			}},
+			logTable(),
 			"What goes to stderr."),
 	}}
 }
@@ -128,11 +119,7 @@ func interceptTable() object[Intercept] {
 		key("addresses6", func(i *Intercept) *netip.Prefix { return &i.Addresses6 }, prefix(false),
 			"The same for IPv6.").needsRestart(),
 		key("marks", func(i *Intercept) *Marks { return &i.Marks },
-			object[Marks]{[]field[Marks]{
-				key("listener", func(m *Marks) *uint32 { return &m.Listener }, mark(), "Of the sockets that answer.").needsRestart(),
-				key("upstream", func(m *Marks) *uint32 { return &m.Upstream }, mark(), "Of the sockets that ask endpoints.").needsRestart(),
-				key("lastResort", func(m *Marks) *uint32 { return &m.LastResort }, mark(), "Of the sockets that ask the last resort.").needsRestart(),
-			}},
+			marksTable(),
 			"Socket marks (SO_MARK) that tell dnslet's sockets apart. Change them where another program uses the same."),
 		key("uplinks", func(i *Intercept) *[]string { return &i.Uplinks }, list[string]{of: interfaceName()},
 			"Interfaces whose packets are never taken over. None given: those of the default routes.").needsRestart(),
@@ -145,6 +132,14 @@ func interceptTable() object[Intercept] {
 		// Probes go every 100 ms: less than three of them would make one lost probe an outage.
 		key("heartbeat", func(i *Intercept) *time.Duration { return &i.Heartbeat }, duration(300*time.Millisecond, 5*time.Second, time.Millisecond),
 			"How long the kernel goes on taking packets over without seeing dnslet answer its own probe.").needsRestart(),
+	}}
+}
+
+func marksTable() object[Marks] {
+	return object[Marks]{[]field[Marks]{
+		key("listener", func(m *Marks) *uint32 { return &m.Listener }, mark(), "Of the sockets that answer.").needsRestart(),
+		key("upstream", func(m *Marks) *uint32 { return &m.Upstream }, mark(), "Of the sockets that ask endpoints.").needsRestart(),
+		key("lastResort", func(m *Marks) *uint32 { return &m.LastResort }, mark(), "Of the sockets that ask the last resort.").needsRestart(),
 	}}
 }
 
@@ -161,6 +156,23 @@ func limitsTable() object[Limits] {
 		// The kernel forgets an idle intercepted connection after 2 min; ours must end well before.
 		key("tcpIdle", func(l *Limits) *time.Duration { return &l.TCPIdle }, duration(time.Second, 90*time.Second, time.Millisecond),
 			"How long a TCP connection may say nothing."),
+	}}
+}
+
+func adminTable() object[Admin] {
+	return object[Admin]{[]field[Admin]{
+		key("listen", func(a *Admin) *netip.AddrPort { return &a.Listen }, addrPort(0, true),
+			"Address of the HTTP endpoint with /livez, /readyz, /metrics, /v1 and /debug/pprof. "+
+				"It has no authentication: keep it on loopback, or on an address that only monitoring reaches.").needsRestart(),
+	}}
+}
+
+func logTable() object[Log] {
+	return object[Log]{[]field[Log]{
+		key("level", func(l *Log) *slog.Level { return &l.Level }, logLevel(),
+			"Least severe level that is written."),
+		key("format", func(l *Log) *LogFormat { return &l.Format }, word(LogText, LogJSON),
+			"How a line is written.").needsRestart(),
 	}}
 }
 

@@ -142,6 +142,9 @@ func (v *validation) cache(c Cache) {
 func (v *validation) zones(c Config) {
 	zones, hosts := map[string]string{}, map[string]string{}
 	for i, z := range c.Zones {
+		if len(v.errs) > maxProblems {
+			return // no more is shown
+		}
 		path := fmt.Sprintf("zones[%d]", i)
 		if first, ok := zones[z.Name]; ok {
 			v.fail(path+".zone", "merge them", "zone %s is given twice, first as %s", z.Name, first)

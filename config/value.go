@@ -170,6 +170,13 @@ func (o object[T]) diff(a, b *T, path string, restart bool, out *[]Change) {
 	}
 }
 
+const (
+	// maxElements bounds lists, since checks compare their elements with each other.
+	maxElements = 10_000
+	// maxGroups bounds upstream groups: each has sockets and a prober.
+	maxGroups = 256
+)
+
 // list is a sequence of scalars, or of objects that id tells apart.
 type list[V any] struct {
 	of   value[V]
@@ -188,6 +195,10 @@ func (l list[V]) decode(d *decoder, n *yaml.Node, path string, into *[]V) {
 			hint = fmt.Sprintf("write [%s]", n.Value)
 		}
 		d.fail(n, path, "must be a list, not "+kindOf(n), hint)
+		return
+	}
+	if len(n.Content) > maxElements {
+		d.fail(n, path, fmt.Sprintf("has %d elements", len(n.Content)), fmt.Sprintf("at most %d are supported", maxElements))
 		return
 	}
 	*into = nil
@@ -219,7 +230,7 @@ func (l list[V]) schema(def *[]V) map[string]any {
 		v := l.elem(&c)
 		elem = &v
 	}
-	s := map[string]any{"type": "array", "items": l.of.schema(elem)}
+	s := map[string]any{"type": "array", "items": l.of.schema(elem), "maxItems": maxElements}
 	if def != nil {
 		s["default"] = plain(l.encode(def))
 	}
@@ -259,6 +270,10 @@ func (m dict[V]) decode(d *decoder, n *yaml.Node, path string, into *map[string]
 	if !ok {
 		return
 	}
+	if len(pairs) > maxGroups {
+		d.fail(n, path, fmt.Sprintf("has %d keys", len(pairs)), fmt.Sprintf("at most %d are supported", maxGroups))
+		return
+	}
 	merged := map[string]V{}
 	for k, v := range *into {
 		merged[k] = v
@@ -292,6 +307,7 @@ func (m dict[V]) schema(def *map[string]V) map[string]any {
 		"type":                 "object",
 		"propertyNames":        map[string]any{"pattern": m.pattern},
 		"additionalProperties": m.of.schema(&e),
+		"maxProperties":        maxGroups,
 	}
 	if def != nil {
 		s["default"] = plain(m.encode(def))

@@ -1,0 +1,36 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// Red when: fail does not stop at maxProblems, or a list has no bound.
+func TestParseIsBounded(t *testing.T) {
+	var groups strings.Builder
+	for i := range maxGroups + 1 {
+		fmt.Fprintf(&groups, "g%d: {endpoints: [192.0.2.1]}, ", i)
+	}
+	tests := map[string]string{
+		"problems":    "listen: [" + strings.Repeat("x, ", 500) + "]",
+		"elements":    "listen: [" + strings.Repeat("x, ", maxElements+1) + "]",
+		"groups":      "upstreams: {" + groups.String() + "}",
+		"text":        "#" + strings.Repeat("x", maxFile),
+		"depth":       strings.Repeat("[", maxFile),
+		"long key":    "? " + strings.Repeat("a", maxFile/2) + "\n: 1\n",
+		"long number": "limits: {inFlight: " + strings.Repeat("1", maxFile/2) + "}",
+		"long word":   "log: {level: " + strings.Repeat("e", maxFile/2) + "}",
+	}
+	for name, text := range tests {
+		var errs Errors
+		if _, err := Parse([]byte(text), "f"); !errors.As(err, &errs) || len(errs) > maxProblems+1 || len(err.Error()) > 100_000 {
+			t.Errorf("%s: %d problems, %d bytes", name, len(errs), len(err.Error()))
+		}
+	}
+	_, err := Parse([]byte(tests["problems"]), "f")
+	if last := err.(Errors)[maxProblems]; last.Reason != "there are more problems than these" {
+		t.Errorf("the last of many is %v", last)
+	}
+}
