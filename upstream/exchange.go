@@ -131,8 +131,10 @@ func (x *exchange) run(ctx context.Context) (*attempt, error) {
 				x.step()
 			}
 		case <-x.list.replaced:
-			// 4. Other endpoints, or the same ones back from the dead.
-			x.onReplaced()
+			// 4. Other endpoints, or the same ones back from the dead; it may be the answer that brought them back.
+			if len(x.events) == 0 {
+				x.onReplaced()
+			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-x.g.done:

@@ -227,13 +227,14 @@ func (g *Group) received(a *attempt, view *wire.Answer, msg []byte) bool {
 		g.rememberGood(a, now)
 	}
 	g.firstOnce.Do(func() { close(g.first) })
-	g.moved(a.ep, ch)
+	ep := a.ep
 	if a.events != nil {
 		if a.err == nil {
 			a.resp = append(a.room[:0], msg...)
 		}
 		a.events <- a
 	}
+	g.moved(ep, ch) // after the answer: it may make others ask again
 	return true
 }
 

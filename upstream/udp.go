@@ -93,10 +93,11 @@ func (d *datagrams) forget(a *attempt) {
 	}
 }
 
-// end closes the socket of a. It may be repeated.
-func (d *datagrams) end(a *attempt) {
+// end closes the socket of a and reports whether it was lingering. It may be repeated.
+func (d *datagrams) end(a *attempt) (lingered bool) {
 	d.mu.Lock()
 	open := a.socket.open
+	lingered = open && a.socket.until != 0
 	if open {
 		d.forget(a)
 	}
@@ -104,6 +105,7 @@ func (d *datagrams) end(a *attempt) {
 	if open {
 		a.socket.handle.close()
 	}
+	return lingered
 }
 
 // linger keeps the socket of a, for which nobody waits any more, open for a while.
@@ -168,8 +170,8 @@ func (d *datagrams) arrived(a *attempt, view *wire.Answer, msg []byte, err error
 		d.group.failed(a, err)
 		return
 	}
-	if d.group.received(a, view, msg) {
-		d.end(a)
+	if d.group.received(a, view, msg) && d.end(a) && a.purpose == forClient {
+		d.group.stats.Late.Add(1)
 	}
 }
 
