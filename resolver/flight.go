@@ -132,27 +132,40 @@ func (t *flightTable) shard(key []byte) *flightShard {
 // ask makes a wait for the flight of the question that d has parsed, and starts
 // the flight if there is none. a belongs to the flight from now on.
 func (s *Server) ask(d *desk, a *asker) {
+	owned := false
+	defer func() {
+		if !owned { // a panic: the reader answers it, and the place is free again
+			s.release(a)
+		}
+	}()
+	stale := s.join(d, a)
+	owned = true
+	if stale != nil {
+		s.deliverAlone(a, stale, Stale)
+	}
+}
+
+// join adds a to its flight, or returns the stale entry that it gets at once
+// because the others have it already.
+func (s *Server) join(d *desk, a *asker) (stale *cache.Entry) {
 	key := d.query.Key()
 	sh := s.table.shard(key)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	f := sh.m[string(key)]
-	switch {
-	case f == nil:
+	if f == nil {
 		f = s.newFlight(key, a.start, d.stale)
 		f.askers = a
 		sh.m[f.key] = f
 		s.launch(f)
-	case f.standIn:
-		stale := f.stale
-		sh.mu.Unlock()
-		d.counts.event(FlightJoined)
-		s.deliverAlone(a, stale, Stale)
-		return
-	default:
-		a.next, f.askers = f.askers, a
-		d.counts.event(FlightJoined)
+		return nil
 	}
-	sh.mu.Unlock()
+	d.counts.event(FlightJoined)
+	if f.standIn {
+		return f.stale
+	}
+	a.next, f.askers = f.askers, a
+	return nil
 }
 
 // prefetch asks upstream anew for the question in q, whose entry is about to
@@ -162,12 +175,17 @@ func (s *Server) prefetch(q *wire.Query, now int64) {
 	if s.limits.takeAsker(nobody) != admitted {
 		return
 	}
+	flying := false
+	defer func() {
+		if !flying {
+			s.limits.askers.give(nobody)
+		}
+	}()
 	key := q.Key()
 	sh := s.table.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.m[string(key)] != nil {
-		s.limits.askers.give(nobody)
 		return
 	}
 	f := s.newFlight(key, now, nil)
@@ -175,6 +193,7 @@ func (s *Server) prefetch(q *wire.Query, now int64) {
 	sh.m[f.key] = f
 	s.stats.shared.event(Prefetched)
 	s.launch(f)
+	flying = true
 }
 
 func (s *Server) newFlight(key []byte, now int64, stale *cache.Entry) *flight {
@@ -262,7 +281,10 @@ func (s *Server) settle(f *flight, key []byte, b *bench, err error) (*cache.Entr
 		}
 	}
 	failed := b.answer.Kind == wire.Failure
-	e := s.cache.Put(key, &b.answer, now, o)
+	var e *cache.Entry
+	if !s.zones.Load().match(wire.KeyName(key)).differs(f.route) { // else the zone has moved meanwhile
+		e = s.cache.Put(key, &b.answer, now, o)
+	}
 	switch {
 	case e == nil:
 		e = s.cache.NewEntry(key, &b.answer, now, o)
@@ -354,11 +376,9 @@ func (s *Server) deliver(b *bench, a *asker, e *cache.Entry, o Outcome, now int6
 			a.send(b.desk.panicked(pkt, a.kind, p, s), &b.desk)
 		}
 	}()
+	b.desk.keepalive = s.keepalive()
 	if b.desk.query.Parse(pkt) != wire.Accept {
 		panic("a request that was accepted is no longer acceptable")
-	}
-	if s.testDeliver != nil {
-		s.testDeliver(a)
 	}
 	a.send(b.desk.fromEntry(pkt, e, a.kind, now, o), &b.desk)
 	s.stats.misses.add(time.Duration(now - a.start))

@@ -43,12 +43,12 @@ func (u *scripted) Exchange(ctx context.Context, query, buf []byte) ([]byte, ups
 	}
 	u.mu.Lock()
 	u.asked = append(u.asked, m.Question[0].Name+"/"+dns.TypeToString[m.Question[0].Qtype])
+	handle := u.handle
 	u.mu.Unlock()
 	if u.raw != nil {
 		b, err := u.raw(ctx, query)
 		return b, upstream.Meta{}, err
 	}
-	handle := u.handle
 	if handle == nil {
 		handle = func(_ context.Context, q *dns.Msg) (*dns.Msg, error) { return answerAny(q), nil }
 	}
@@ -59,6 +59,13 @@ func (u *scripted) Exchange(ctx context.Context, query, buf []byte) ([]byte, ups
 	r.Compress = true
 	b, err := r.PackBuffer(buf)
 	return b, upstream.Meta{}, err
+}
+
+// does changes what is answered from now on.
+func (u *scripted) does(handle func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.handle = handle
 }
 
 // count is how often name (with its type) was asked.

@@ -79,6 +79,7 @@ type Server struct {
 	drained  chan struct{} // closed when it has released everything
 
 	pulse     pulse
+	patience  patience
 	tcpQueued atomic.Int64 // bytes of answers that TCP clients have not taken yet
 
 	// work counts readers, acceptors, connections, flights and lookups. What
@@ -86,8 +87,6 @@ type Server struct {
 	work   sync.WaitGroup
 	base   context.Context // of every flight; ends when Drain gives up waiting
 	cancel context.CancelFunc
-
-	testDeliver func(*asker) // tests only: runs before an asker is answered
 }
 
 type lifeState uint8
@@ -117,6 +116,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		cache:    c.Cache,
 		clock:    c.Cache.Now,
+		patience: defaultPatience(),
 		log:      c.Logger,
 		mark:     c.Mark,
 		readers:  c.Readers,

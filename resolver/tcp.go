@@ -23,11 +23,6 @@ import (
 // a client that does not read holds up nobody else's flight.
 
 const (
-	// messageTime is how long a message may take from its first to its last byte.
-	// A stub sends it in one segment; a slow-loris sends a byte now and then.
-	messageTime = 5 * time.Second
-	// writeTime is how long the client may leave its receive window closed.
-	writeTime = 5 * time.Second
 	// tcpQueue is what a connection may have queued beyond the kernel's buffer,
 	// and tcpQueues what all may have together.
 	tcpQueue  = 64 << 10
@@ -40,11 +35,28 @@ const (
 	// crowdedIdle how early.
 	crowded     = 75
 	crowdedIdle = 2 * time.Second
+	// lastCall is how long a connection that has been asked to end is still read:
+	// for what was sent before that, and is on its way.
+	lastCall = 20 * time.Millisecond
 	// farewell is how long what the client still sends is read and discarded after
 	// our FIN. Closing at once would answer it by RST, which takes back answers
 	// that the client has not read yet.
 	farewell = 200 * time.Millisecond
 )
+
+// patience is how long a connection may keep us waiting in the middle of
+// something. Tests are less patient.
+type patience struct {
+	// message is for one message, from its first to its last byte. A stub sends
+	// it in one segment; a slow-loris sends a byte now and then.
+	message time.Duration
+	// write is for a client that leaves its receive window closed.
+	write time.Duration
+}
+
+func defaultPatience() patience {
+	return patience{message: 5 * time.Second, write: 5 * time.Second}
+}
 
 // tcpListener accepts connections on one address.
 type tcpListener struct {
@@ -191,7 +203,7 @@ func (c *tcpConn) read() Event {
 		if n == 0 {
 			complete = time.Time{}
 		} else if complete.IsZero() {
-			complete = time.Now().Add(messageTime)
+			complete = time.Now().Add(c.s.patience.message)
 		}
 		ending := c.arm(complete)
 		m, err := c.nc.Read(c.in[n:])
@@ -233,7 +245,7 @@ func (c *tcpConn) arm(complete time.Time) (ending bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ending {
-		idle = 20 * time.Millisecond
+		idle = lastCall
 	}
 	d := time.Now().Add(idle)
 	if !complete.IsZero() && (complete.Before(d) || !c.ending) {
@@ -252,6 +264,12 @@ func (s *Server) idleTime() time.Duration {
 	return l.TCPIdle
 }
 
+// keepalive is what the edns-tcp-keepalive option says: for how long a client
+// may keep a connection idle, in 100 ms (RFC 7828 section 3.1).
+func (s *Server) keepalive() uint16 {
+	return uint16(s.limits.get().TCPIdle / (100 * time.Millisecond))
+}
+
 // busy reports whether answers are still owed.
 func (c *tcpConn) busy() bool {
 	c.mu.Lock()
@@ -264,7 +282,7 @@ func (c *tcpConn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ending = true
-	_ = c.nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	_ = c.nc.SetReadDeadline(time.Now().Add(lastCall))
 }
 
 // kill ends the connection at once; answers that are owed are discarded.
@@ -312,7 +330,7 @@ func (c *tcpConn) serve(in []byte) (used int, ok bool) {
 	w := tcpDesks.Get().(*tcpDesk)
 	defer tcpDesks.Put(w)
 	w.desk.counts = &c.s.stats.shared
-	w.desk.keepalive = uint16(c.s.limits.get().TCPIdle / (100 * time.Millisecond))
+	w.desk.keepalive = c.s.keepalive()
 	now := c.s.clock()
 	out := w.out[:0]
 	for len(in)-used >= 2 {
@@ -389,7 +407,7 @@ func (c *tcpConn) write(b []byte) {
 	c.mu.Lock()
 	dead := c.dead
 	if !dead {
-		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTime))
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.patience.write))
 	}
 	c.mu.Unlock()
 	if dead {

@@ -1,0 +1,686 @@
+package resolver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"github.com/dnslet/dnslet/cache"
+	"github.com/dnslet/dnslet/upstream"
+)
+
+// The conditions under which an answer may be given from a cache, one test for
+// each, through the sockets.
+
+// hand is a clock that a test moves.
+type hand struct{ ns atomic.Int64 }
+
+func (h *hand) move(d time.Duration) { h.ns.Add(int64(d)) }
+
+func withHand(h *hand) option {
+	h.ns.Store(int64(time.Hour))
+	return withCache(func(c *cache.Config) { c.Now = h.ns.Load })
+}
+
+// Red when: AppendKey leaves out the DO bit.
+func TestKeyTellsApartWhatChangesTheAnswer(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	plain := question("www.example.", dns.TypeA)
+	do := question("www.example.", dns.TypeA)
+	do.SetEdns0(1232, true)
+	cd := question("www.example.", dns.TypeA)
+	cd.CheckingDisabled = true
+	edns := question("wWw.example.", dns.TypeA)
+	edns.SetEdns0(1232, false)
+	for i, c := range []struct {
+		m    *dns.Msg
+		want int // questions upstream so far
+	}{{plain, 1}, {do, 2}, {cd, 3}, {edns, 3}, {plain, 3}, {do, 3}, {cd, 3}} {
+		s.ask(t, "udp", c.m)
+		if n := u.total(); n != c.want {
+			t.Errorf("after question %d upstream was asked %d times, want %d", i, n, c.want)
+		}
+	}
+}
+
+// Red when: AppendReply takes AD from the reply whatever the client said.
+func TestADOnlyForThoseWhoUnderstandIt(t *testing.T) {
+	u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		r := answerAny(q)
+		r.AuthenticatedData = true
+		return r, nil
+	}}
+	s := runServer(t, u)
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.AuthenticatedData {
+		t.Error("AD for a client that did not ask for it")
+	}
+	m := question("www.example.", dns.TypeA)
+	m.AuthenticatedData = true
+	if r := s.ask(t, "udp", m); !r.AuthenticatedData {
+		t.Error("no AD for a client that asked for it")
+	}
+}
+
+// Red when: wire.Query.Cacheable forgets RD.
+func TestRecursionNotDesiredIsForwardedAndNotKept(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	m := question("www.example.", dns.TypeA)
+	m.RecursionDesired = false
+	for range 2 {
+		if r := s.ask(t, "udp", m); len(r.Answer) != 1 || r.RecursionDesired {
+			t.Fatalf("got %v", r)
+		}
+	}
+	if n := u.total(); n != 2 {
+		t.Errorf("upstream was asked %d times, want 2", n)
+	}
+}
+
+// manyAddresses answers with n addresses, 16 octets each, and one more section.
+func manyAddresses(n int) func(context.Context, *dns.Msg) (*dns.Msg, error) {
+	return func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		r := new(dns.Msg)
+		r.SetReply(q)
+		for i := range n {
+			r.Answer = append(r.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 30}, A: net.IPv4(10, 0, byte(i>>8), byte(i))})
+		}
+		return r, nil
+	}
+}
+
+// Red when: Server.send passes MaxMsg as the limit of a UDP reply.
+func TestTransportsShareEntriesAndSizeIsSettledPerReply(t *testing.T) {
+	u := &scripted{handle: manyAddresses(100)}
+	s := runServer(t, u)
+	if r := s.ask(t, "tcp", question("many.example.", dns.TypeA)); len(r.Answer) != 100 || r.Truncated {
+		t.Errorf("by TCP %d of 100 addresses, TC %v", len(r.Answer), r.Truncated)
+	}
+	for _, c := range []struct{ size, limit, records int }{
+		{0, 512, 30},     // no EDNS: 512 octets, 12 of header and 18 of question
+		{100, 512, 29},   // less than 512 means 512; an OPT takes 11
+		{700, 700, 41},   // what the client takes
+		{4096, 1232, 74}, // never more than this
+	} {
+		m := question("many.example.", dns.TypeA)
+		if c.size > 0 {
+			m.SetEdns0(uint16(c.size), false)
+		}
+		b := exchangeRaw(t, s.dial(t, "udp"), pack(t, m))
+		r := unpack(t, b)
+		if len(b) > c.limit || !r.Truncated || len(r.Answer) != c.records {
+			t.Errorf("size %d: %d octets, TC %v, %d records; want at most %d octets with %d records", c.size, len(b), r.Truncated, len(r.Answer), c.limit, c.records)
+		}
+	}
+	if n := u.total(); n != 1 {
+		t.Errorf("upstream was asked %d times, want 1", n)
+	}
+}
+
+// Red when: settle keeps what cache.Put returns nil for.
+func TestNotKept(t *testing.T) {
+	for name, spoil := range map[string]func(*dns.Msg){
+		"truncated": func(r *dns.Msg) { r.Truncated = true },
+		"negative without SOA": func(r *dns.Msg) {
+			r.Answer, r.Ns, r.Rcode = nil, nil, dns.RcodeNameError
+		},
+		"TTL 0":            func(r *dns.Msg) { r.Answer[0].Header().Ttl = 0 },
+		"TTL with top bit": func(r *dns.Msg) { r.Answer[0].Header().Ttl = 1 << 31 },
+		"for a client subnet": func(r *dns.Msg) {
+			r.SetEdns0(1232, false)
+			r.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, SourceScope: 24, Address: net.IPv4(10, 0, 0, 0)}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+				r := answerAny(q)
+				spoil(r)
+				return r, nil
+			}}
+			s := runServer(t, u)
+			for range 2 {
+				s.ask(t, "udp", question("www.example.", dns.TypeA))
+			}
+			if n := u.total(); n != 2 {
+				t.Errorf("upstream was asked %d times, want 2", n)
+			}
+		})
+	}
+}
+
+// Red when: answer looks into the cache whatever Cacheable says.
+func TestNamesWithZeroOctetsAreForwardedAndNotKept(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	for range 2 {
+		if r := s.ask(t, "udp", question(`a\000b.example.`, dns.TypeA)); r.Rcode != dns.RcodeSuccess {
+			t.Fatalf("got %v", r)
+		}
+	}
+	if n := u.total(); n != 2 {
+		t.Errorf("upstream was asked %d times, want 2", n)
+	}
+}
+
+// Red when: Entry.Fill leaves Age at 0.
+func TestTTLsAge(t *testing.T) {
+	var h hand
+	s := runServer(t, &scripted{}, withHand(&h))
+	var got []uint32
+	for _, d := range []time.Duration{0, 10 * time.Second, 1500 * time.Millisecond} {
+		h.move(d)
+		got = append(got, s.ask(t, "udp", question("www.example.", dns.TypeA)).Answer[0].Header().Ttl)
+	}
+	if want := []uint32{300, 290, 289}; !cmp.Equal(got, want) {
+		t.Errorf("TTLs %v, want %v", got, want)
+	}
+}
+
+// Red when: the zone's lifetimes are not passed to Put.
+func TestNegativesAreKeptForTheLeastOfSOAAndCap(t *testing.T) {
+	var h hand
+	u := &scripted{}
+	s := runServer(t, u, withHand(&h), withCache(func(c *cache.Config) { c.MaxNegativeTTL = 20 * time.Second }))
+	r := s.ask(t, "udp", question("nowhere.example.", dns.TypeA)) // the SOA says 30 s
+	if r.Rcode != dns.RcodeNameError || len(r.Ns) != 1 || r.Ns[0].Header().Ttl != 20 {
+		t.Errorf("got %v", r)
+	}
+	h.move(19 * time.Second)
+	s.ask(t, "udp", question("nowhere.example.", dns.TypeA))
+	if n := u.total(); n != 1 {
+		t.Errorf("asked %d times within the 20 s, want 1", n)
+	}
+	h.move(2 * time.Second)
+	s.ask(t, "udp", question("nowhere.example.", dns.TypeA))
+	if n := u.total(); n != 2 {
+		t.Errorf("asked %d times after the 20 s, want 2", n)
+	}
+}
+
+// Red when: orStale returns the failure.
+func TestStaleInPlaceOfAFailure(t *testing.T) {
+	for _, c := range []struct {
+		name, qname string
+		ede         uint16
+	}{
+		{"positive", "www.example.", dns.ExtendedErrorCodeStaleAnswer},
+		{"negative", "nowhere.example.", dns.ExtendedErrorCodeStaleNXDOMAINAnswer},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var h hand
+			var down atomic.Bool
+			u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+				if down.Load() {
+					return nil, upstream.ErrUnreachable
+				}
+				return answerAny(q), nil
+			}}
+			s := runServer(t, u, withHand(&h))
+			fresh := s.ask(t, "udp", question(c.qname, dns.TypeA))
+			h.move(10 * time.Minute)
+			down.Store(true)
+			m := question(c.qname, dns.TypeA)
+			m.SetEdns0(1232, false)
+			r := s.ask(t, "udp", m)
+			if r.Rcode != fresh.Rcode || len(r.Answer) != len(fresh.Answer) || ede(r) != c.ede {
+				t.Fatalf("got %v", r)
+			}
+			for _, rr := range append(r.Answer, r.Ns...) {
+				if rr.Header().Ttl > 30 {
+					t.Errorf("stale TTL of %d", rr.Header().Ttl)
+				}
+			}
+			if s.ask(t, "udp", m); u.total() != 2 {
+				t.Errorf("asked %d times, want 2: upstream failed a moment ago", u.total())
+			}
+			if st := s.Stats(); st.Sum(Stale) != 2 {
+				t.Errorf("%d stale answers counted, want 2", st.Sum(Stale))
+			}
+		})
+	}
+}
+
+// Red when: answer treats cache.Failed like cache.Gone.
+func TestFailuresAreRemembered(t *testing.T) {
+	var h hand
+	u := &scripted{handle: func(context.Context, *dns.Msg) (*dns.Msg, error) { return nil, upstream.ErrTimeout }}
+	s := runServer(t, u, withHand(&h))
+	m := question("www.example.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	if r := s.ask(t, "udp", m); r.Rcode != dns.RcodeServerFailure || ede(r) != dns.ExtendedErrorCodeNoReachableAuthority {
+		t.Errorf("first: got %v", r)
+	}
+	if r := s.ask(t, "udp", m); r.Rcode != dns.RcodeServerFailure || ede(r) != dns.ExtendedErrorCodeCachedError {
+		t.Errorf("second: got %v", r)
+	}
+	if n := u.total(); n != 1 {
+		t.Errorf("asked %d times, want 1", n)
+	}
+	h.move(1100 * time.Millisecond)
+	if s.ask(t, "udp", m); u.total() != 2 {
+		t.Errorf("asked %d times after the failure's 1 s, want 2", u.total())
+	}
+}
+
+// An outage ends with its cause: what was remembered of it is void.
+//
+// Red when: answer does not compare epochs.
+func TestRecoveryVoidsFailures(t *testing.T) {
+	var h hand
+	var down atomic.Bool
+	down.Store(true)
+	u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		if down.Load() {
+			return nil, upstream.ErrTimeout
+		}
+		return answerAny(q), nil
+	}}
+	s := runServer(t, u, withHand(&h))
+	s.ask(t, "udp", question("www.example.", dns.TypeA))
+	down.Store(false)
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
+		t.Fatalf("the failure is not remembered: %v", r)
+	}
+	u.epoch.Add(1)
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.Rcode != dns.RcodeSuccess {
+		t.Errorf("after the recovery: %v", r)
+	}
+}
+
+// Red when: AppendReply adds an OPT whatever the client sent.
+func TestEDNSIsHopByHop(t *testing.T) {
+	var seen atomic.Pointer[dns.Msg]
+	u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		seen.Store(q)
+		r := answerAny(q)
+		r.SetEdns0(4096, false)
+		r.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: "abcd"}}
+		return r, nil
+	}}
+	s := runServer(t, u)
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.IsEdns0() != nil {
+		t.Errorf("an OPT for a client that sent none: %v", r)
+	}
+	m := question("two.example.", dns.TypeA)
+	m.SetEdns0(4096, false)
+	m.IsEdns0().Option = []dns.EDNS0{
+		&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
+		&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(10, 1, 2, 0)},
+		&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("secret")},
+	}
+	r := s.ask(t, "udp", m)
+	opt := r.IsEdns0()
+	if opt == nil || opt.UDPSize() != 1232 || opt.Version() != 0 || len(opt.Option) != 0 {
+		t.Errorf("got %v, want an OPT of ours without options", r)
+	}
+	if o := seen.Load().IsEdns0(); o == nil || o.UDPSize() != 1232 || len(o.Option) != 0 {
+		t.Errorf("upstream was asked %v, want an OPT of ours without options", seen.Load())
+	}
+	m.IsEdns0().Option = nil
+	m.IsEdns0().SetVersion(1)
+	if r := s.ask(t, "udp", m); r.Rcode != dns.RcodeBadVers || r.IsEdns0().Version() != 0 {
+		t.Errorf("version 1: got %v, want BADVERS", r)
+	}
+}
+
+// Red when: send leaves Keepalive as it is for UDP.
+func TestKeepaliveOnlyByTCP(t *testing.T) {
+	s := runServer(t, &scripted{}, withLimits(func(l *Limits) { l.TCPIdle = 20 * time.Second }))
+	m := question("www.example.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
+	for i, network := range []string{"tcp", "tcp", "udp"} { // a miss and a hit, and by UDP
+		var got uint16
+		want := []uint16{200, 200, 0}[i]
+		for _, o := range s.ask(t, network, m).IsEdns0().Option {
+			if k, ok := o.(*dns.EDNS0_TCP_KEEPALIVE); ok {
+				got = k.Timeout
+			}
+		}
+		if got != want {
+			t.Errorf("%s: keepalive of %d, want %d", network, got, want)
+		}
+	}
+}
+
+// Red when: Reply.Flags drops AA, or the header copies the upstream's.
+func TestHeaderFlags(t *testing.T) {
+	u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		r := answerAny(q)
+		r.Authoritative = strings.HasSuffix(q.Question[0].Name, "cluster.local.")
+		r.RecursionAvailable = false
+		r.Zero = true
+		return r, nil
+	}}
+	s := runServer(t, u)
+	for name, aa := range map[string]bool{"web.default.svc.cluster.local.": true, "www.example.": false} {
+		for range 2 { // a miss and a hit
+			r := s.ask(t, "udp", question(name, dns.TypeA))
+			if !r.RecursionAvailable || r.Zero || r.Authoritative != aa || !r.RecursionDesired {
+				t.Errorf("%s: got %v; want AA %v, RA, no Z", name, r.MsgHdr, aa)
+			}
+		}
+	}
+}
+
+// Red when: send does not turn the records.
+func TestAddressesRotate(t *testing.T) {
+	s := runServer(t, &scripted{handle: manyAddresses(3)})
+	first := map[string]bool{}
+	for range 12 {
+		r := s.ask(t, "udp", question("headless.example.", dns.TypeA))
+		if len(r.Answer) != 3 {
+			t.Fatalf("got %v", r)
+		}
+		first[r.Answer[0].(*dns.A).A.String()] = true
+	}
+	if len(first) != 3 {
+		t.Errorf("12 answers began with only %d of 3 addresses", len(first))
+	}
+}
+
+// Red when: local leaves ANY to upstream.
+func TestANYIsAnsweredMinimally(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	r := s.ask(t, "udp", question("www.example.", dns.TypeANY))
+	if len(r.Answer) != 1 || u.total() != 0 {
+		t.Fatalf("got %v, upstream asked %d times", r, u.total())
+	}
+	if h, ok := r.Answer[0].(*dns.HINFO); !ok || h.Cpu != "RFC8482" {
+		t.Errorf("got %v, want an HINFO that names RFC 8482", r.Answer[0])
+	}
+}
+
+// Red when: below compares without the border of a label.
+func TestNamesAnsweredHere(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+		rcode int
+		want  string
+	}{
+		{ProbeName, dns.TypeA, dns.RcodeSuccess, "127.0.0.53"},
+		{"Probe.DNSlet.INVALID.", dns.TypeA, dns.RcodeSuccess, "127.0.0.53"},
+		{ProbeName, dns.TypeAAAA, dns.RcodeSuccess, ""},
+		{"localhost.", dns.TypeA, dns.RcodeSuccess, "127.0.0.1"},
+		{"a.b.localhost.", dns.TypeAAAA, dns.RcodeSuccess, "::1"},
+		{"localhost.", dns.TypeMX, dns.RcodeSuccess, ""},
+		{"x.invalid.", dns.TypeA, dns.RcodeNameError, ""},
+		{"invalid.", dns.TypeTXT, dns.RcodeNameError, ""},
+	} {
+		r := s.ask(t, "udp", question(c.name, c.qtype))
+		got := ""
+		for _, rr := range r.Answer {
+			got += strings.TrimPrefix(rr.String(), rr.Header().String())
+		}
+		if r.Rcode != c.rcode || got != c.want {
+			t.Errorf("%s %s: %s %q, want %s %q", c.name, dns.TypeToString[c.qtype], dns.RcodeToString[r.Rcode], got, dns.RcodeToString[c.rcode], c.want)
+		}
+		if got == "" && len(r.Ns) != 1 {
+			t.Errorf("%s %s: no SOA with the negative answer: %v", c.name, dns.TypeToString[c.qtype], r)
+		}
+	}
+	if n := u.total(); n != 0 {
+		t.Errorf("upstream was asked %d times", n)
+	}
+	for _, name := range []string{"notlocalhost.", "localhost.example.", `x\009localhost.`, "probe.dnslet.example."} {
+		s.ask(t, "udp", question(name, dns.TypeA))
+	}
+	if n := u.total(); n != 4 {
+		t.Errorf("upstream was asked %d of 4 names that are none of ours", n)
+	}
+}
+
+// Red when: reject answers a response.
+func TestBadRequests(t *testing.T) {
+	u := &scripted{}
+	s := runServer(t, u)
+	good := pack(t, question("www.example.", dns.TypeA))
+	change := func(f func(b []byte) []byte) []byte { return f(append([]byte(nil), good...)) }
+	edns := question("www.example.", dns.TypeA)
+	edns.SetEdns0(1232, false)
+	withOPT := pack(t, edns)
+	long := append([]byte(nil), good[:12]...)
+	for range 5 {
+		long = append(append(long, 63), strings.Repeat("x", 63)...)
+	}
+	long = append(long, 0, 0, 1, 0, 1)
+	for _, c := range []struct {
+		name  string
+		pkt   []byte
+		rcode int // -1: nothing comes back
+	}{
+		{"a response", change(func(b []byte) []byte { b[2] |= 0x80; return b }), -1},
+		{"shorter than a header", good[:11], -1},
+		{"nothing at all", []byte{}, -1},
+		{"no question", change(func(b []byte) []byte { b[5] = 0; return b[:12] }), dns.RcodeFormatError},
+		{"two questions", change(func(b []byte) []byte { b[5] = 2; return append(b, b[12:]...) }), dns.RcodeFormatError},
+		{"cut in the question", good[:len(good)-3], dns.RcodeFormatError},
+		{"octets behind the end", append(append([]byte(nil), good...), 0), dns.RcodeFormatError},
+		{"a name that points at itself", change(func(b []byte) []byte { b[12], b[13] = 0xc0, 12; return b }), dns.RcodeFormatError},
+		{"a name of 320 octets", long, dns.RcodeFormatError},
+		{"an answer in a query", change(func(b []byte) []byte { b[7] = 1; return b }), dns.RcodeFormatError},
+		{"an OPT that ends too early", withOPT[:len(withOPT)-1], dns.RcodeFormatError},
+		{"two OPTs", func() []byte {
+			b := append([]byte(nil), withOPT...)
+			b[11] = 2
+			return append(b, b[len(b)-11:]...)
+		}(), dns.RcodeFormatError},
+		{"STATUS", change(func(b []byte) []byte { b[2] |= 2 << 3; return b }), dns.RcodeNotImplemented},
+		{"NOTIFY", change(func(b []byte) []byte { b[2] |= 4 << 3; return b }), dns.RcodeNotImplemented},
+		{"UPDATE", change(func(b []byte) []byte { b[2] |= 5 << 3; return b }), dns.RcodeNotImplemented},
+		{"opcode 15", change(func(b []byte) []byte { b[2] |= 15 << 3; return b }), dns.RcodeNotImplemented},
+		{"AXFR", pack(t, question("example.", dns.TypeAXFR)), dns.RcodeRefused},
+		{"IXFR", pack(t, question("example.", dns.TypeIXFR)), dns.RcodeRefused},
+		{"CHAOS", func() []byte {
+			m := question("version.bind.", dns.TypeTXT)
+			m.Question[0].Qclass = dns.ClassCHAOS
+			return pack(t, m)
+		}(), dns.RcodeRefused},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := s.Stats()
+			conn := s.dial(t, "udp")
+			if c.rcode < 0 {
+				noReply(t, conn, c.pkt)
+			} else {
+				r := exchangeRaw(t, conn, c.pkt)
+				if got := int(r[3] & 15); got != c.rcode || r[0] != c.pkt[0] || r[1] != c.pkt[1] || r[2]&0x80 == 0 {
+					t.Errorf("got %x, want rcode %s", r, dns.RcodeToString[c.rcode])
+				}
+			}
+			after := s.Stats()
+			if after.Sum(Rejected)+after.Sum(Dropped) != before.Sum(Rejected)+before.Sum(Dropped)+1 {
+				t.Error("not counted")
+			}
+		})
+	}
+	if n := u.total(); n != 0 {
+		t.Errorf("upstream was asked %d times: %v", n, u.asked)
+	}
+}
+
+// Unknown types and classes are forwarded: it is upstream that knows them.
+//
+// Red when: Parse refuses types that it has no name for.
+func TestUnknownTypesAndClasses(t *testing.T) {
+	u := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		r := new(dns.Msg)
+		return r.SetRcode(q, dns.RcodeNotImplemented), nil
+	}}
+	s := runServer(t, u)
+	for i, q := range []dns.Question{
+		{Name: "x.example.", Qtype: 64321, Qclass: dns.ClassINET},
+		{Name: "x.example.", Qtype: dns.TypeA, Qclass: dns.ClassHESIOD},
+	} {
+		m := question("x.example.", dns.TypeA)
+		m.Question[0] = q
+		if r := s.ask(t, "udp", m); r.Rcode != dns.RcodeNotImplemented || u.total() != i+1 {
+			t.Errorf("%v: got %v, upstream asked %d times", q, r, u.total())
+		}
+	}
+}
+
+// Red when: the reader's buffer is shorter than what MSG_TRUNC is checked for.
+func TestDatagramLongerThanTheBuffer(t *testing.T) {
+	s := runServer(t, &scripted{})
+	for _, size := range []int{maxRequest + 1, 9000, 60000} {
+		b := append(pack(t, question("www.example.", dns.TypeA)), make([]byte, size)...)[:size]
+		r := exchangeRaw(t, s.dial(t, "udp"), b)
+		if r[3]&15 != dns.RcodeFormatError || len(r) > 512 {
+			t.Errorf("%d octets were answered by %x", size, r)
+		}
+	}
+	if st := s.Stats(); st.Events[RecvTruncated] != 3 {
+		t.Errorf("%d counted, want 3", st.Events[RecvTruncated])
+	}
+}
+
+// Red when: NewZones lets the first match win.
+func TestZones(t *testing.T) {
+	root, corp, eu := &scripted{}, &scripted{}, &scripted{}
+	s := runServer(t, root, withZone(Zone{Name: "corp.example.", Upstream: corp}), withZone(Zone{Name: "EU.corp.example.", Upstream: eu}))
+	for name, want := range map[string]*scripted{
+		"corp.example.":      corp,
+		"www.CORP.example.":  corp,
+		"a.eu.corp.example.": eu,
+		"xcorp.example.":     root,
+		"example.":           root,
+		".":                  root,
+	} {
+		before := want.total()
+		s.ask(t, "udp", question(name, dns.TypeA))
+		if want.total() != before+1 {
+			t.Errorf("%s went elsewhere", name)
+		}
+	}
+}
+
+// Red when: SetZones does not flush.
+func TestChangedZonesForgetTheirAnswers(t *testing.T) {
+	root, old, corp := &scripted{}, &scripted{}, &scripted{}
+	s := runServer(t, root, withZone(Zone{Name: "corp.example.", Upstream: old}))
+	ask := func() {
+		s.ask(t, "udp", question("www.corp.example.", dns.TypeA))
+		s.ask(t, "udp", question("www.example.", dns.TypeA))
+	}
+	ask()
+	z, err := NewZones([]Zone{
+		{Name: ".", Upstream: root, Lifetimes: s.cache.Lifetimes()},
+		{Name: "corp.example.", Upstream: corp, Lifetimes: s.cache.Lifetimes()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetZones(z)
+	ask()
+	if old.total() != 1 || corp.total() != 1 || root.total() != 1 {
+		t.Errorf("the old upstream was asked %d times, the new one %d, the other zone's %d; want 1 each", old.total(), corp.total(), root.total())
+	}
+}
+
+func TestZonesThatCannotBe(t *testing.T) {
+	u := &scripted{}
+	l := cache.Lifetimes{MaxTTL: time.Hour}
+	for name, zones := range map[string][]Zone{
+		"no root":      {{Name: "example.", Upstream: u, Lifetimes: l}},
+		"twice":        {{Name: ".", Upstream: u, Lifetimes: l}, {Name: ".", Upstream: u, Lifetimes: l}},
+		"no upstream":  {{Name: ".", Lifetimes: l}},
+		"no lifetimes": {{Name: ".", Upstream: u}},
+		"bad name":     {{Name: "a..b", Upstream: u, Lifetimes: l}},
+		"bare host":    {{Name: ".", Upstream: u, Lifetimes: l, Hosts: []Host{{Name: "x.", TTL: time.Second}}}},
+		"host twice":   {{Name: ".", Upstream: u, Lifetimes: l, Hosts: []Host{hostOf("x.", "192.0.2.1"), hostOf("X.", "192.0.2.2")}}},
+		"negative TTL": {{Name: ".", Upstream: u, Lifetimes: l, Hosts: []Host{{Name: "x.", Addresses: hostOf("", "192.0.2.1").Addresses, TTL: -1}}}},
+	} {
+		if _, err := NewZones(zones); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// Red when: a type that a host has not is forwarded.
+func TestHosts(t *testing.T) {
+	u := &scripted{}
+	z := Zone{Name: "lan.", Upstream: u, Hosts: []Host{
+		hostOf("db.lan.", "192.0.2.10", "192.0.2.11", "2001:db8::10"),
+		hostOf("v4.lan.", "192.0.2.10"),
+	}}
+	s := runServer(t, u, withZone(z))
+	records := func(name string, qtype uint16) (rdata []string) {
+		r := s.ask(t, "udp", question(name, qtype))
+		if r.Rcode != dns.RcodeSuccess || !r.Authoritative {
+			t.Errorf("%s: got %v", name, r)
+		}
+		for _, rr := range r.Answer {
+			if rr.Header().Ttl != 60 {
+				t.Errorf("TTL %d, want 60", rr.Header().Ttl)
+			}
+			rdata = append(rdata, strings.TrimPrefix(rr.String(), rr.Header().String()))
+		}
+		if len(r.Answer) == 0 && len(r.Ns) != 1 {
+			t.Errorf("%s: NODATA without SOA", name)
+		}
+		return rdata
+	}
+	if got := records("DB.lan.", dns.TypeA); len(got) != 2 {
+		t.Errorf("A: %v", got)
+	}
+	if got := records("db.lan.", dns.TypeAAAA); !cmp.Equal(got, []string{"2001:db8::10"}) {
+		t.Errorf("AAAA: %v", got)
+	}
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+	}{{"v4.lan.", dns.TypeAAAA}, {"db.lan.", dns.TypeTXT}} {
+		if got := records(c.name, c.qtype); got != nil {
+			t.Errorf("%v: %v, want NODATA", c, got)
+		}
+	}
+	for _, reverse := range []string{"10.2.0.192.in-addr.arpa.", "0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa."} {
+		if got := records(reverse, dns.TypePTR); !cmp.Equal(got, []string{"db.lan."}) {
+			t.Errorf("PTR %s: %v", reverse, got)
+		}
+	}
+	if n := u.total(); n != 0 {
+		t.Errorf("upstream was asked: %v", u.asked)
+	}
+	if st := s.Stats(); st.Sum(Static) == 0 || st.Sum(Static) != st.Queries[UDP] {
+		t.Errorf("%d of %d counted as static", st.Sum(Static), st.Queries[UDP])
+	}
+}
+
+// Red when: a reply's rcode is counted under another's.
+func TestEveryQuestionHasOneOutcome(t *testing.T) {
+	s := runServer(t, &scripted{})
+	for i := range 5 {
+		s.ask(t, "udp", question(fmt.Sprintf("no-%d.example.", i%3), dns.TypeA))
+		s.ask(t, "tcp", question("www.example.", dns.TypeA))
+	}
+	st := s.Stats()
+	for _, n := range []Transport{UDP, TCP} {
+		var sum uint64
+		for _, o := range st.Outcomes[n] {
+			sum += o
+		}
+		if sum != 5 || st.Queries[n] != 5 {
+			t.Errorf("%v: %d questions, %d outcomes, want 5 and 5", n, st.Queries[n], sum)
+		}
+	}
+	if st.RCodes[dns.RcodeNameError] != 5 || st.RCodes[dns.RcodeSuccess] != 5 {
+		t.Errorf("rcodes %v", st.RCodes)
+	}
+	if st.Misses.Count() != 4 || st.Sum(Miss) != 4 || st.Sum(Hit) != 6 {
+		t.Errorf("%d misses timed, %d counted, %d hits; want 4, 4, 6", st.Misses.Count(), st.Sum(Miss), st.Sum(Hit))
+	}
+}
