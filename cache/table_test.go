@@ -20,12 +20,12 @@ func entryWith(hash uint32, i int) *Entry {
 // Buckets that overflow, with hashes that all collide: everything is found, each removal leaves the rest in
 // place, and nothing is left behind.
 //
-// Red when: insert or remove do not keep the counts, or find stops at the first bucket.
+// Red when: insert or remove do not keep the counts, find stops at the first bucket or compares hashes only.
 func TestTableOverflow(t *testing.T) {
-	tb := newTable(8)
+	tb := newTable(2 * maxProbe)
 	var in []*Entry
 	for i := 0; ; i++ {
-		e := entryWith(6, i) // home near the end: the probe wraps around
+		e := entryWith(2*maxProbe-2, i) // home near the end: the probe wraps around
 		if !tb.insert(e) {
 			break
 		}
@@ -58,7 +58,7 @@ func TestTableOverflow(t *testing.T) {
 
 // Tables grow with what is in them, and find all of it.
 //
-// Red when: copy leaves a slot out, or full compares with the size of half a table.
+// Red when: copy leaves a slot out, or maxProbe is 2.
 func TestTableGrows(t *testing.T) {
 	cfg := Default()
 	cfg.Bytes = 64 << 20
@@ -83,7 +83,8 @@ func TestTableGrows(t *testing.T) {
 	for i := range c.tables {
 		places += slots * len(c.tables[i].Load().buckets)
 	}
-	if places < n*4/3 || places > n*4 {
+	// Twice the least on average, since they double; not four times, as if they doubled when half full.
+	if places < n*4/3 || places > n*27/10 {
 		t.Errorf("%d places for %d entries", places, n)
 	}
 }
@@ -149,7 +150,7 @@ func TestWhatStaysIsAlwaysFound(t *testing.T) {
 // Readers and writers of all kinds at once, in a cache so small that everything moves: whoever finds a name
 // finds its own answer, and the books balance in the end.
 //
-// Red when: find compares hashes only, or remove clears the slot of another entry.
+// Red when: find compares tags only, or remove clears the slot of another entry.
 func TestConcurrentUse(t *testing.T) {
 	cfg := Default()
 	cfg.Bytes = 128 << 10
@@ -236,29 +237,37 @@ func checkBooks(t *testing.T, c *Cache) {
 //
 // Red when: claim does not look at what Or returned.
 func TestPrefetchIsClaimedOnce(t *testing.T) {
-	c, err := New(Default())
-	if err != nil {
-		t.Fatal(err)
+	const readers, rounds = 4, 20_000
+	entries := make([]Entry, rounds)
+	for i := range entries {
+		entries[i].Kind, entries[i].Expires = wire.Positive, 100
+		entries[i].state.Store(hot)
 	}
-	key := numbered(nil, 1)
-	a := answerSpec{kind: wire.Positive, ttls: []uint32{100}}.answer()
-	for round := range 200 {
-		c.Flush(nil)
-		c.Put(key, a, 0, PutOptions{})
-		var claims atomic.Int64
-		var all sync.WaitGroup
-		for range 8 {
-			all.Go(func() {
-				for range 10 {
-					if c.Get(key, 95e9).State(95e9) == Prefetch {
-						claims.Add(1)
+	claims := make([]atomic.Int32, rounds)
+	var round atomic.Int64 // those who are early wait for it: they are to meet at each entry
+	var arrived [rounds]atomic.Int32
+	var all sync.WaitGroup
+	for range readers {
+		all.Go(func() {
+			for i := range entries {
+				if arrived[i].Add(1) == readers {
+					round.Store(int64(i) + 1)
+				}
+				for n := 0; round.Load() <= int64(i); n++ {
+					if n > 100 {
+						runtime.Gosched()
 					}
 				}
-			})
-		}
-		all.Wait()
-		if n := claims.Load(); n != 1 {
-			t.Fatalf("round %d: %d claims", round, n)
+				if entries[i].State(50) == Prefetch {
+					claims[i].Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for i := range claims {
+		if n := claims[i].Load(); n != 1 {
+			t.Fatalf("entry %d: claimed by %d readers", i, n)
 		}
 	}
 }
