@@ -110,7 +110,7 @@ func TestDefaultIsFresh(t *testing.T) {
 	}
 }
 
-// Red when: encode forgets a key, or a format writes what parse does not read back.
+// Red when: encode forgets a key (rate), or a format writes what parse does not read back.
 func TestYAMLIsReadBack(t *testing.T) {
 	ar, err := txtar.ParseFile("testdata/check.txtar")
 	if err != nil {
@@ -118,6 +118,9 @@ func TestYAMLIsReadBack(t *testing.T) {
 	}
 	read := 0
 	for _, f := range ar.Files {
+		if f.Name == "everything.yaml" {
+			sayAll(t, string(f.Data))
+		}
 		c, err := Parse(f.Data, f.Name)
 		if err != nil {
 			continue
@@ -134,5 +137,16 @@ func TestYAMLIsReadBack(t *testing.T) {
 	}
 	if read < 5 {
 		t.Errorf("only %d stories are good files", read)
+	}
+}
+
+// sayAll checks that a file gives every key there is.
+func sayAll(t *testing.T, text string) {
+	t.Helper()
+	for _, l := range leaves("", readSchema(t)) {
+		last := l.path[strings.LastIndex(l.path, ".")+1:]
+		if !strings.Contains(text, last+":") {
+			t.Errorf("everything.yaml has no %s: add it with another value than the default", l.path)
+		}
 	}
 }

@@ -29,6 +29,11 @@ func TestParseIsBounded(t *testing.T) {
 			t.Errorf("%s: %d problems, %d bytes", name, len(errs), len(err.Error()))
 		}
 	}
+	for name, want := range map[string]string{"elements": "has 10001 elements", "groups": "has 257 keys"} {
+		if _, err := Parse([]byte(tests[name]), "f"); !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
 	_, err := Parse([]byte(tests["problems"]), "f")
 	if last := err.(Errors)[maxProblems]; last.Reason != "there are more problems than these" {
 		t.Errorf("the last of many is %v", last)

@@ -204,10 +204,10 @@ func (d *decoder) pairs(n *yaml.Node, path string) ([]pair, bool) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		switch {
-		case k.Kind != yaml.ScalarNode:
-			d.fail(k, path, "a key must be a word, not "+kindOf(k), "")
-		case k.ShortTag() == "!!merge":
+		case k.Kind == yaml.ScalarNode && k.ShortTag() == "!!merge":
 			d.fail(k, path, "YAML merge keys are not supported", "write the values out")
+		case k.Kind != yaml.ScalarNode || k.ShortTag() != "!!str":
+			d.fail(k, path, "a key must be a word, not "+kindOf(k), "")
 		case first[k.Value] != nil:
 			d.fail(k, join(path, k.Value), fmt.Sprintf("given twice, first in line %d", first[k.Value].Line), "remove one")
 		default:

@@ -10,21 +10,34 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
+// What texts look like. The words are those that Go and the ECMA-262 of JSON Schema have in common.
+var (
+	durationText  = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`)
+	sizeText      = regexp.MustCompile(`^[0-9]+(KiB|MiB|GiB)$`)
+	addressText   = regexp.MustCompile(`^[0-9A-Fa-f:.]+$`)
+	addrPortText  = regexp.MustCompile(`^[0-9A-Fa-f:.\[\]]+(%[^\s\]]+(\]:[0-9]+)?)?$`)
+	prefixText    = regexp.MustCompile(`^[0-9A-Fa-f:.]+(/[0-9]+)?$`)
+	pathText      = regexp.MustCompile(`^/`)
+	interfaceText = regexp.MustCompile(`^[^\s/:]{1,15}$`)
+	domainText    = regexp.MustCompile(`^(\.|[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?)$`)
+	// No dots: the name of a group is one step of a key's path.
+	groupText = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
+
 // scalar is a single word or number.
 type scalar[V any] struct {
-	name     string   // what it is called in messages and in the reference: "duration"
-	json     string   // its JSON type: string, integer or boolean
-	pattern  string   // what its text looks like, in the schema and here; "" for none
-	enum     []string // the only words allowed
-	min, max int64    // of an integer
-	bounds   string   // of a text that stands for a number, for people: "1s to 5m"
-	optional bool     // may be none, which is written by leaving the key out and formatted as ""
+	name     string         // what it is called in messages and in the reference: "duration"
+	json     string         // its JSON type: string, integer or boolean
+	pattern  *regexp.Regexp // what its text looks like, in the schema and here; nil for none
+	enum     []string       // the only words allowed
+	min, max int64          // of an integer
+	bounds   string         // of a text that stands for a number, for people: "1s to 5m"
+	optional bool           // may be none, which is written by leaving the key out and formatted as ""
 	parse    func(text string) (V, error)
 	format   func(V) string
 }
@@ -73,7 +86,7 @@ func (s scalar[V]) read(text string) (v V, err error) {
 		}
 	}
 	v, err = s.parse(text)
-	if err == nil && s.pattern != "" && !matches(s.pattern, text) {
+	if err == nil && s.pattern != nil && !s.pattern.MatchString(text) {
 		err = advice{fmt.Sprintf("%q is not %s", text, s.name), ""}
 	}
 	return v, err
@@ -108,8 +121,8 @@ func (s scalar[V]) encode(v *V) *yaml.Node {
 
 func (s scalar[V]) schema(def *V) map[string]any {
 	m := map[string]any{"type": s.json}
-	if s.pattern != "" {
-		m["pattern"] = s.pattern
+	if s.pattern != nil {
+		m["pattern"] = s.pattern.String()
 	}
 	if s.enum != nil {
 		m["enum"] = s.enum
@@ -186,7 +199,7 @@ func integer[V int | uint32](lo, hi int64, verb string) scalar[V] {
 func duration(lo, hi, step time.Duration) scalar[time.Duration] {
 	bounds := formatDuration(lo) + " to " + formatDuration(hi)
 	return scalar[time.Duration]{
-		name: aDuration, json: "string", bounds: bounds, pattern: `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`,
+		name: aDuration, json: "string", bounds: bounds, pattern: durationText,
 		parse: func(t string) (time.Duration, error) {
 			v, err := time.ParseDuration(t)
 			switch {
@@ -228,7 +241,7 @@ var sizeUnits = []struct {
 func size(lo, hi int64) scalar[int64] {
 	bounds := formatSize(lo) + " to " + formatSize(hi)
 	return scalar[int64]{
-		name: aSize, json: "string", bounds: bounds, pattern: `^[0-9]+(KiB|MiB|GiB)$`,
+		name: aSize, json: "string", bounds: bounds, pattern: sizeText,
 		parse: func(t string) (int64, error) {
 			for _, u := range sizeUnits {
 				num, ok := strings.CutSuffix(t, u.name)
@@ -291,7 +304,7 @@ func logLevel() scalar[slog.Level] {
 // address is an IP address without a scope.
 func address() scalar[netip.Addr] {
 	return scalar[netip.Addr]{
-		name: "an IP address", json: "string", pattern: `^[0-9A-Fa-f:.]+$`,
+		name: "an IP address", json: "string", pattern: addressText,
 		parse: func(t string) (netip.Addr, error) {
 			a, err := netip.ParseAddr(t)
 			if err != nil || a.Zone() != "" {
@@ -310,7 +323,7 @@ func addrPort(defaultPort uint16, anyPort bool) scalar[netip.AddrPort] {
 		what = "IP or IP:PORT"
 	}
 	return scalar[netip.AddrPort]{
-		name: "an address (" + what + ")", json: "string", pattern: `^[0-9A-Fa-f:.\[\]]+(%[^\s\]]+(\]:[0-9]+)?)?$`,
+		name: "an address (" + what + ")", json: "string", pattern: addrPortText,
 		parse: func(t string) (netip.AddrPort, error) {
 			ap, err := netip.ParseAddrPort(t)
 			if a, aerr := netip.ParseAddr(t); err != nil && aerr == nil {
@@ -364,7 +377,7 @@ func addressHint(t string) string {
 // prefix is a block of addresses; one address alone is a block, too, where single is set.
 func prefix(single bool) scalar[netip.Prefix] {
 	return scalar[netip.Prefix]{
-		name: "a block of addresses", json: "string", pattern: `^[0-9A-Fa-f:.]+(/[0-9]+)?$`,
+		name: "a block of addresses", json: "string", pattern: prefixText,
 		parse: func(t string) (netip.Prefix, error) {
 			if a, err := netip.ParseAddr(t); err == nil && a.Zone() == "" && single {
 				return netip.PrefixFrom(a, a.BitLen()), unmapped(a)
@@ -384,7 +397,7 @@ func prefix(single bool) scalar[netip.Prefix] {
 
 func absolutePath() scalar[string] {
 	return scalar[string]{
-		name: "an absolute path", json: "string", pattern: `^/`,
+		name: "an absolute path", json: "string", pattern: pathText,
 		parse: func(t string) (string, error) {
 			if !strings.HasPrefix(t, "/") || strings.ContainsRune(t, 0) {
 				return "", advice{fmt.Sprintf("%q is no absolute path", t), "start it with /"}
@@ -398,7 +411,7 @@ func absolutePath() scalar[string] {
 // interfaceName is what Linux allows: dev_valid_name in net/core/dev.c, 15 bytes.
 func interfaceName() scalar[string] {
 	return scalar[string]{
-		name: "the name of an interface", json: "string", pattern: `^[^\s/:]{1,15}$`,
+		name: "the name of an interface", json: "string", pattern: interfaceText,
 		parse: func(t string) (string, error) {
 			if len(t) > 15 || t == "." || t == ".." {
 				return "", advice{fmt.Sprintf("%q is no name for an interface", t), "Linux allows up to 15 bytes, without space, / and :"}
@@ -412,7 +425,7 @@ func interfaceName() scalar[string] {
 // domain is an absolute domain name of letters, digits, hyphens and underscores. It is kept folded and with the dot.
 func domain() scalar[string] {
 	return scalar[string]{
-		name: "a domain name", json: "string", pattern: `^(\.|[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?)$`,
+		name: "a domain name", json: "string", pattern: domainText,
 		parse: func(t string) (string, error) {
 			name := strings.ToLower(strings.TrimSuffix(t, ".")) + "."
 			// RFC 1035 section 2.3.4: 255 bytes on the wire, which are the text with its last dot and one more.
@@ -431,22 +444,8 @@ func domain() scalar[string] {
 // groupName names an upstream group.
 func groupName() scalar[string] {
 	return scalar[string]{
-		name: "the name of a group", json: "string", pattern: groupPattern,
+		name: "the name of a group", json: "string", pattern: groupText,
 		parse:  func(t string) (string, error) { return t, nil },
 		format: func(s string) string { return s },
 	}
-}
-
-// No dots: a name is one step of a key's path.
-const groupPattern = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
-
-var compiled sync.Map // pattern -> *regexp.Regexp
-
-// matches reports whether text matches a pattern of the table.
-func matches(pattern, text string) bool {
-	re, ok := compiled.Load(pattern)
-	if !ok {
-		re, _ = compiled.LoadOrStore(pattern, regexp.MustCompile(pattern))
-	}
-	return re.(*regexp.Regexp).MatchString(text)
 }

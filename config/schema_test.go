@@ -122,8 +122,7 @@ func asJSON(t testing.TB, text string) any {
 	return v
 }
 
-// Red when: a field's schema or decode is not that of its value in the table, e.g. addrPort's pattern forgets the
-// brackets of IPv6.
+// Red when: scalar.schema calls every value a string.
 func TestSchemaAcceptsWhatParseAccepts(t *testing.T) {
 	ar, err := txtar.ParseFile("testdata/check.txtar")
 	if err != nil {
@@ -200,7 +199,7 @@ func with(doc string, keys ...string) string {
 // Every key is tried with values of every kind: where the schema refuses one, Parse must, too, at that key; and a value
 // that Parse refuses by kind, word, integer range or pattern, the schema must refuse.
 //
-// Red when: scalar.decode takes a number for a text, or integer's bounds are not those it parses with.
+// Red when: scalar.decode takes a number for a text, or the schema's bounds of an integer are not those it is parsed with.
 func TestSchemaAndParseAgree(t *testing.T) {
 	s := readSchema(t)
 	values := []string{"5", "0", "-1", "4294967296", "1.5", "true", "text", `"5"`, "5s", "32MiB", "192.0.2.1", "'[2001:db8::1]:53'",
@@ -224,7 +223,7 @@ func TestSchemaAndParseAgree(t *testing.T) {
 			if refused != "" && !about {
 				t.Errorf("%s: the schema refuses %s, Parse says %v", doc, refused, err)
 			}
-			if refused == "" && about && byShape(err.(Errors)) {
+			if refused == "" && about && byShape(err.(Errors), l.schema["type"] == "integer") {
 				t.Errorf("%s: Parse says %v, the schema does not", doc, err)
 			}
 		}
@@ -235,10 +234,10 @@ func TestSchemaAndParseAgree(t *testing.T) {
 }
 
 // byShape reports whether a refusal is of the kind that a schema can express.
-func byShape(errs Errors) bool {
+func byShape(errs Errors, integer bool) bool {
 	return slices.ContainsFunc(errs, func(p Problem) bool {
 		return strings.HasPrefix(p.Reason, "must be ") || strings.HasSuffix(p.Reason, " is not known") || strings.HasPrefix(p.Reason, "has no ") ||
-			strings.HasPrefix(p.Reason, "unknown key")
+			strings.HasPrefix(p.Reason, "unknown key") || integer && strings.HasSuffix(p.Reason, " is out of range")
 	})
 }
 

@@ -18,7 +18,7 @@ func table() object[Config] {
 			"Plain addresses to answer on by UDP and TCP, each IP:PORT, beside those that interception needs. "+
 				"Port 0 takes any free port. Where interception has virtual IPs the default is none.").needsRestart(),
 		key("upstreams", func(c *Config) *map[string]Upstream { return &c.Upstreams },
-			dict[Upstream]{of: upstreamTable(), elem: defaultUpstream, pattern: groupPattern},
+			dict[Upstream]{of: upstreamTable(), elem: defaultUpstream, pattern: groupText},
 			"Groups of resolvers to ask, by name. The group `default` answers every name that no zone claims; "+
 				"if it is not given it is the nameservers of /etc/resolv.conf."),
 		key("cache", func(c *Config) *Cache { return &c.Cache }, cacheTable(),
@@ -120,7 +120,7 @@ func interceptTable() object[Intercept] {
 			"The same for IPv6.").needsRestart(),
 		key("marks", func(i *Intercept) *Marks { return &i.Marks },
 			marksTable(),
-			"Socket marks (SO_MARK) that tell dnslet's sockets apart. Change them where another program uses the same."),
+			"Socket marks (SO_MARK) that tell dnslet's sockets apart. Change them where another program uses the same.").needsRestart(),
 		key("uplinks", func(i *Intercept) *[]string { return &i.Uplinks }, list[string]{of: interfaceName()},
 			"Interfaces whose packets are never taken over. None given: those of the default routes.").needsRestart(),
 		key("scope", func(i *Intercept) *[]netip.Prefix { return &i.Scope }, list[netip.Prefix]{of: prefix(true)},
@@ -137,9 +137,9 @@ func interceptTable() object[Intercept] {
 
 func marksTable() object[Marks] {
 	return object[Marks]{[]field[Marks]{
-		key("listener", func(m *Marks) *uint32 { return &m.Listener }, mark(), "Of the sockets that answer.").needsRestart(),
-		key("upstream", func(m *Marks) *uint32 { return &m.Upstream }, mark(), "Of the sockets that ask endpoints.").needsRestart(),
-		key("lastResort", func(m *Marks) *uint32 { return &m.LastResort }, mark(), "Of the sockets that ask the last resort.").needsRestart(),
+		key("listener", func(m *Marks) *uint32 { return &m.Listener }, mark(), "Of the sockets that answer."),
+		key("upstream", func(m *Marks) *uint32 { return &m.Upstream }, mark(), "Of the sockets that ask endpoints."),
+		key("lastResort", func(m *Marks) *uint32 { return &m.LastResort }, mark(), "Of the sockets that ask the last resort."),
 	}}
 }
 

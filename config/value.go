@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"sort"
 	"strings"
 
@@ -182,7 +183,6 @@ type list[V any] struct {
 	of   value[V]
 	elem func(*Config) V // what the keys not given of an element mean; nil: the zero V
 	id   func(*V) string // nil: elements are scalars and compared as one whole
-	kind string          // "an address", for messages
 }
 
 func (l list[V]) decode(d *decoder, n *yaml.Node, path string, into *[]V) {
@@ -262,7 +262,7 @@ func (l list[V]) diff(a, b *[]V, path string, restart bool, out *[]Change) {
 type dict[V any] struct {
 	of      value[V]
 	elem    func() V
-	pattern string // of a name
+	pattern *regexp.Regexp // of a name
 }
 
 func (m dict[V]) decode(d *decoder, n *yaml.Node, path string, into *map[string]V) {
@@ -280,7 +280,7 @@ func (m dict[V]) decode(d *decoder, n *yaml.Node, path string, into *map[string]
 	}
 	for _, p := range pairs {
 		at := join(path, p.key.Value)
-		if !matches(m.pattern, p.key.Value) {
+		if !m.pattern.MatchString(p.key.Value) {
 			bad := m.badName(p.key.Value, at)
 			d.fail(p.key, at, bad.Reason, bad.Suggestion)
 			continue
@@ -305,7 +305,7 @@ func (m dict[V]) schema(def *map[string]V) map[string]any {
 	e := m.elem()
 	s := map[string]any{
 		"type":                 "object",
-		"propertyNames":        map[string]any{"pattern": m.pattern},
+		"propertyNames":        map[string]any{"pattern": m.pattern.String()},
 		"additionalProperties": m.of.schema(&e),
 		"maxProperties":        maxGroups,
 	}
@@ -318,7 +318,7 @@ func (m dict[V]) schema(def *map[string]V) map[string]any {
 func (m dict[V]) check(v *map[string]V, path string, errs *Errors) {
 	for _, k := range sortedKeys(*v) {
 		e := (*v)[k]
-		if !matches(m.pattern, k) {
+		if !m.pattern.MatchString(k) {
 			*errs = append(*errs, m.badName(k, join(path, k)))
 		}
 		m.of.check(&e, join(path, k), errs)
@@ -349,6 +349,8 @@ func kindOf(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
+	case yaml.AliasNode:
+		return "a YAML alias"
 	}
 	switch n.ShortTag() {
 	case "!!str":
@@ -359,6 +361,8 @@ func kindOf(n *yaml.Node) string {
 		return "a fraction"
 	case "!!bool":
 		return "true or false"
+	case "!!null":
+		return "nothing"
 	}
 	return "a " + strings.TrimLeft(n.ShortTag(), "!")
 }
