@@ -114,7 +114,7 @@ func BenchmarkPut(b *testing.B) {
 func BenchmarkSweep(b *testing.B) {
 	c, _ := benchCache(b, 64<<20, 50_000)
 	for b.Loop() {
-		c.Sweep(1)
+		c.sweep(1)
 	}
 }
 

@@ -38,7 +38,7 @@ const (
 	maxFailureTTL = 5 * time.Minute
 	// minFailureTTL is the shortest: RFC 9520, section 3.2.
 	minFailureTTL = time.Second
-	// maxPrefetchHits keeps the hit counter, 16 bits beside the flags, far from overflow even when many
+	// maxPrefetchHits keeps the hit counter, 24 bits beside the flags, far from overflow even when many
 	// readers pass the threshold in the same moment.
 	maxPrefetchHits = 10_000
 )
@@ -198,7 +198,10 @@ type PutOptions struct {
 }
 
 // Put stores what upstream said about key and returns the entry that answers the key from now on, or nil when
-// the answer is none to keep (see Cacheable): use NewEntry for those who wait. a may be reused afterwards.
+// the answer is none to keep: use NewEntry for those who wait. a may be reused afterwards.
+//
+// Kept is what is whole, meant for every client (RFC 7871, section 7.3.1), the answer of a resolver that was
+// asked to resolve (RD), of a kind the RFCs let us keep, and has a TTL.
 //
 // A failure (RFC 9520) is stored like any answer, but never in place of one that is fresh or may be served
 // stale (RFC 8767, section 5): then the older answer is returned, and remembers when to try again. An answer
@@ -242,13 +245,6 @@ func (c *Cache) Put(key []byte, a *wire.Answer, now int64, o PutOptions) *Entry 
 	}
 	c.stats.puts.Add(1)
 	return e
-}
-
-// Cacheable reports whether a may be given to later askers of the same key, its TTL aside: it is whole, meant
-// for every client (RFC 7871, section 7.3.1), the answer of a resolver asked to resolve, and of a kind that
-// the RFCs let us keep.
-func Cacheable(key []byte, a *wire.Answer) bool {
-	return a.Kind == wire.Failure || keepable(key, a)
 }
 
 // NewEntry makes an entry that is in no table, for askers that wait for an answer that cannot be kept. Its

@@ -23,9 +23,9 @@ type said struct {
 	hits                 int
 	claimed              bool
 
-	failedAt, retry int64 // the last failure, if failures > 0
-	failures        int
-	epoch           uint64
+	retry    int64 // the end of the last failure, if failures > 0
+	failures int
+	epoch    uint64
 }
 
 func (m *model) put(key string, serial uint32, spec answerSpec, now int64, epoch uint64) {
@@ -128,7 +128,7 @@ func run(t *testing.T, seed uint64, n int, cfg Config, names int, check func(now
 		case op < 70:
 			now += r.Int64N(int64(time.Second))
 		case op == 70 && r.IntN(10) == 0:
-			c.Sweep(now) // nobody can tell, but for the counts
+			c.sweep(now) // nobody can tell, but for the counts
 		case op == 71 && r.IntN(40) == 0:
 			c.Flush(func(name []byte) bool { return name[2]%2 == 0 })
 			for key := range m.said {

@@ -121,7 +121,7 @@ func (s *story) do(words []string) (string, error) {
 	case "flush":
 		return s.flush(args)
 	case "sweep":
-		return fmt.Sprintf("%d removed", s.c.Sweep(s.now)), nil
+		return fmt.Sprintf("%d removed", s.c.sweep(s.now)), nil
 	case "stats":
 		return s.stats(), nil
 	}

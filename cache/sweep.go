@@ -25,14 +25,14 @@ func (c *Cache) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			c.Sweep(c.now())
+			c.sweep(c.now())
 		}
 	}
 }
 
-// Sweep removes the entries that are good for nothing any more at now, and returns how many they were. It
+// sweep removes the entries that are good for nothing any more at now, and returns how many they were. It
 // takes the writer lock for a few buckets at a time.
-func (c *Cache) Sweep(now int64) int {
+func (c *Cache) sweep(now int64) int {
 	n := c.removeAll(func(e *Entry) bool {
 		if e.fails > 0 {
 			// As long as the next failure would count as one of the same row.

@@ -11,7 +11,7 @@ import (
 
 // Run gives back what is good for nothing, without being asked, and ends with its context.
 //
-// Red when: Run calls Sweep with 0, or removeAll stops after sweepBuckets.
+// Red when: Run calls sweep with 0, or removeAll stops after sweepBuckets.
 func TestRunSweeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Default()

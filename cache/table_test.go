@@ -174,7 +174,7 @@ func TestConcurrentUse(t *testing.T) {
 				c.Put(numbered(nil, i), spec.answer(), clock.Add(int64(time.Millisecond)), PutOptions{})
 				switch r.IntN(2000) {
 				case 0:
-					c.Sweep(clock.Load())
+					c.sweep(clock.Load())
 				case 1:
 					c.Flush(func(name []byte) bool { return name[16]%2 == 0 })
 				}
