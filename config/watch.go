@@ -71,7 +71,7 @@ func (w *Watcher) Run(ctx context.Context, changed func(Config, error)) error {
 	var hints <-chan fsnotify.Event
 	var failures <-chan error
 	if err != nil {
-		w.log.Warn("no file events, changes are found by polling", "error", err)
+		w.log.Warn("no file events, changes are found by polling", "err", err)
 	} else {
 		defer notify.Close()
 		hints, failures = notify.Events, notify.Errors
