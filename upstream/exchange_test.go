@@ -283,3 +283,12 @@ func TestContextEndsExchange(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Red when: parse does not recover.
+func TestPanicCostsOneAnswer(t *testing.T) {
+	g := newGroup(t, nil, nil)
+	q := query(t, "name.example.")
+	if err := g.parse(nil, good(q), wire.Question(q)); !errors.Is(err, wire.ErrMalformed) || g.Snapshot().Panics != 1 {
+		t.Errorf("error %v, %d panics", err, g.Snapshot().Panics)
+	}
+}

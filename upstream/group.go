@@ -202,7 +202,7 @@ func (g *Group) received(a *attempt, view *wire.Answer, msg []byte) bool {
 		g.stats.Mismatched.Add(1)
 		return false
 	}
-	err := view.Parse(msg, a.question)
+	err := g.parse(view, msg, a.question)
 	if errors.Is(err, wire.ErrMismatch) {
 		g.stats.Mismatched.Add(1)
 		return false
@@ -236,6 +236,18 @@ func (g *Group) received(a *attempt, view *wire.Answer, msg []byte) bool {
 	}
 	g.moved(ep, ch) // after the answer: it may make others ask again
 	return true
+}
+
+// parse is view.Parse, but a bug in there costs one answer, not the process.
+func (g *Group) parse(view *wire.Answer, msg, question []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.stats.Panics.Add(1)
+			g.log.Error("panic while parsing an answer", slog.String("upstream", g.cfg.Name), slog.Any("panic", p))
+			err = wire.ErrMalformed
+		}
+	}()
+	return view.Parse(msg, question)
 }
 
 // failed takes an attempt that gets no answer.

@@ -39,6 +39,7 @@ type Stats struct {
 	Overloaded    atomic.Uint64 // the bound on sockets was reached
 	OtherErrors   atomic.Uint64
 	MarkRefused   atomic.Uint64 // sockets that could not be marked
+	Panics        atomic.Uint64 // bugs met while parsing an answer
 }
 
 // Snapshot is Stats at one moment, plus what is open now.
@@ -49,7 +50,7 @@ type Snapshot struct {
 
 	Mismatched, Malformed, Useless, Truncated, TCPDials, TCPStale uint64
 
-	ConnRefused, Unreachable, NotPermitted, NoDescriptors, NoResources, Overloaded, OtherErrors, MarkRefused uint64
+	ConnRefused, Unreachable, NotPermitted, NoDescriptors, NoResources, Overloaded, OtherErrors, MarkRefused, Panics uint64
 
 	Sockets   int // open UDP sockets
 	Lingering int // of them, those that only wait for a late answer
@@ -68,7 +69,7 @@ func (g *Group) Snapshot() Snapshot {
 		Truncated: s.Truncated.Load(), TCPDials: s.TCPDials.Load(), TCPStale: s.TCPStale.Load(),
 		ConnRefused: s.ConnRefused.Load(), Unreachable: s.Unreachable.Load(), NotPermitted: s.NotPermitted.Load(),
 		NoDescriptors: s.NoDescriptors.Load(), NoResources: s.NoResources.Load(), Overloaded: s.Overloaded.Load(),
-		OtherErrors: s.OtherErrors.Load(), MarkRefused: s.MarkRefused.Load(),
+		OtherErrors: s.OtherErrors.Load(), MarkRefused: s.MarkRefused.Load(), Panics: s.Panics.Load(),
 	}
 	n.Sockets, n.Lingering = g.udp.count()
 	for _, e := range g.list.Load().all {
