@@ -282,6 +282,9 @@ func (t *interception) status() (api.Interception, *intercept.Status) {
 	if s.RouteRestored > 0 {
 		out.Notes = append(out.Notes, fmt.Sprintf("the route to our own addresses was deleted by someone and put back, %d times", s.RouteRestored))
 	}
+	if s.TableRestored > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("our tables were flushed by someone and put back, %d times", s.TableRestored))
+	}
 	switch problem := t.problem(&s, err); {
 	case s.Withdrawn:
 		out.State, out.Reason = api.Warn, "withdrawn: the agent stops, new questions go to cluster DNS"

@@ -69,7 +69,7 @@ func (u *upstreams) apply(cfg config.Config, self config.Self) (*resolver.Zones,
 		}
 	}
 	for name, want := range cfg.Upstreams {
-		s, isNew, err := u.group(name, cfg, want, self)
+		s, isNew, err := u.group(name, want, self)
 		if err != nil {
 			abandon()
 			return nil, err
@@ -102,7 +102,7 @@ func (u *upstreams) apply(cfg config.Config, self config.Self) (*resolver.Zones,
 }
 
 // group returns what name is from now on: a new group, or the one there is with other endpoints. It changes neither.
-func (u *upstreams) group(name string, cfg config.Config, want config.Upstream, self config.Self) (s *served, isNew bool, err error) {
+func (u *upstreams) group(name string, want config.Upstream, self config.Self) (s *served, isNew bool, err error) {
 	old := u.groups[name]
 	resolved, err := want.Resolve()
 	warnings := []string{}
@@ -112,10 +112,6 @@ func (u *upstreams) group(name string, cfg config.Config, want config.Upstream, 
 		if old != nil && old.made.ResolvConf == want.ResolvConf {
 			resolved.Endpoints = old.endpoints
 		}
-	}
-	if name == config.DefaultUpstream && !resolved.LastResort.IsValid() && cfg.Intercept.Enabled() {
-		// Without dnslet pods would ask this address, so it is what is left when every endpoint fails.
-		resolved.LastResort = netip.AddrPortFrom(cfg.Intercept.VIPs[0], config.DNSPort)
 	}
 	kept, dropped := self.Filter(name, resolved)
 	for _, w := range dropped {
