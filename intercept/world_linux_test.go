@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -68,6 +69,9 @@ func newWorld(t *testing.T) *world {
 			fmt.Sprintf("fd00:97:%d::1/64", k), fmt.Sprintf("fd00:97:%d::2/64", k))
 		w.pods = append(w.pods, pod)
 	}
+	// Between pod1 and the node checksums are real, as on a link that cannot compute them: a wrong one is seen.
+	w.must(w.pods[1].Do(func() error { return checksumsInSoftware("eth0") }))
+	w.must(w.node.Do(func() error { return checksumsInSoftware("pod1") }))
 	w.must(w.node.Do(kubeProxy))
 	serve(t, w.wan, netip.MustParseAddrPort("[::]:53"), 0, cluster)
 	return w
@@ -106,6 +110,26 @@ func (w *world) wire(ns *netns.NS, name, here4, there4, here6, there6 string) {
 	}
 	w.must(ns.AddRoute(netns.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParsePrefix(here4).Addr()}))
 	w.must(ns.AddRoute(netns.Route{Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParsePrefix(here6).Addr()}))
+}
+
+// checksumsInSoftware is `ethtool -K LINK tx off`.
+func checksumsInSoftware(link string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	off := struct{ cmd, value uint32 }{unix.ETHTOOL_STXCSUM, 0}
+	req := struct { // struct ifreq, netdevice(7)
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		rest [16]byte
+	}{data: unsafe.Pointer(&off)}
+	copy(req.name[:], link)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return fmt.Errorf("cannot turn checksum offload of %s off: %w", link, errno)
+	}
+	return nil
 }
 
 // kubeProxy writes what kube-proxy does for the VIPs: DNAT to the endpoint, for pods and for the node itself.
