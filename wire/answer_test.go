@@ -145,6 +145,9 @@ func TestAnswerOPTIsNotLast(t *testing.T) {
 	if a.ARCount != 1 || len(a.TTLs) != 2 || !a.EDNS {
 		t.Fatalf("%d additional, TTLs %s", a.ARCount, ttls(a))
 	}
+	if want := "\x01x\xc0\x0e\x00\x01\x00\x01\x00\x00\x00\x07\x00\x04\xc0\x00\x02\x08"; !strings.HasSuffix(string(a.Tail), want) {
+		t.Errorf("tail %x does not end with x.ns.", a.Tail)
+	}
 	rep := a.Reply()
 	got := reply(t, m, &rep, MaxMsg)
 	if len(got.Answer) != 1 || len(got.Extra) != 1 || got.Extra[0].Header().Name != "x.ns." {

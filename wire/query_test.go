@@ -99,6 +99,7 @@ var badInput = []struct {
 	{"OPT longer than the message", "1234 0100 0001 0000 0000 0001" + webHex + "00 0029 04d0 00000000 ffff", FormErr},
 	{"OPT announced, not there", "1234 0100 0001 0000 0000 0001" + webHex, FormErr},
 	{"OPT there, not announced", plainHex + optHex, FormErr},
+	{"octet behind the OPT", "1234 0100 0001 0000 0000 0001" + webHex + optHex + "00", FormErr},
 	{"EDNS version 1", "1234 0100 0001 0000 0000 0001" + webHex + "00 0029 04d0 00010000 0000", BadVers},
 	{"EDNS version 255 with odd options", "1234 0100 0001 0000 0000 0001" + webHex + "00 0029 04d0 00ff0000 0001 ff", BadVers},
 	{"EDNS size 0", "1234 0100 0001 0000 0000 0001" + webHex + "00 0029 0000 00000000 0000", Accept},
@@ -150,6 +151,7 @@ func TestParseForgetsTheLastRequest(t *testing.T) {
 	}
 }
 
+// Red when: Parse copies Name, or reads DO, CD or the cookie from the wrong place.
 func TestQueryFields(t *testing.T) {
 	m := withOPT(ask("WeB.Ns.", dns.TypeAAAA), 4096, true, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"})
 	m.CheckingDisabled = true
@@ -339,6 +341,7 @@ func TestIsReplyTo(t *testing.T) {
 	}
 }
 
+// Red when: SetMsgID writes to a message without a header.
 func TestMsgAccessors(t *testing.T) {
 	msg := raw(t, plainHex)
 	SetMsgID(msg, 0xbeef)

@@ -356,8 +356,9 @@ func TestErrorForEveryVerdict(t *testing.T) {
 
 // Red when: Verdict's zero value is answered.
 func TestQueryNeverParsedIsNeverAnswered(t *testing.T) {
-	if got := new(Query).AppendError(raw(t, plainHex), RCodeServFail, EDENone); len(got) != 0 {
-		t.Errorf("answered %x", got)
+	q := new(Query)
+	if got := q.AppendError(raw(t, plainHex), RCodeServFail, EDENone); len(got) != 0 || q.Verdict() != Drop {
+		t.Errorf("%v, answered %x", q.Verdict(), got)
 	}
 }
 
