@@ -148,6 +148,7 @@ func (q *Query) putOPT(b []byte, rc RCode, ede EDE, keepalive uint16) int {
 		size, ede, keepalive = optLen, EDENone, 0
 	}
 	b = b[:size]
+	_ = b[optLen-1] // one bounds check for all of it
 	b[0] = 0
 	binary.BigEndian.PutUint16(b[1:], uint16(TypeOPT))
 	binary.BigEndian.PutUint16(b[3:], MaxUDP)
