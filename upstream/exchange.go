@@ -226,6 +226,9 @@ func (x *exchange) step() {
 	if x.fallback != nil {
 		return // the last resort leads to the same servers, and one of them has spoken
 	}
+	if !asked && isLocal(x.err) {
+		return
+	}
 	if !asked || x.dead || x.steps >= lastResortStep {
 		asked = x.askLastResort() || asked
 	}

@@ -86,7 +86,7 @@ func TestBlackHoleIsEjected(t *testing.T) {
 // Everything is a black hole: each question ends with an error within the budget, sockets and goroutines are bounded, and
 // all is well again within a second of the end of the outage, also for the questions that wait.
 //
-// Red when: recovered does not replace the list (waiting questions are not asked again); or it does not raise the epoch.
+// Red when: recovered does not raise the epoch.
 func TestAllBlackHoles(t *testing.T) {
 	const bound = 120
 	servers := []*server{
@@ -159,6 +159,37 @@ func TestAllBlackHoles(t *testing.T) {
 	})
 }
 
+// The end of an outage is news for those who wait: they do not find it out by being overdue.
+//
+// Red when: recovered does not replace the list.
+func TestEndOfOutageAsksTheWaiting(t *testing.T) {
+	s := newServer(t, "127.0.0.1", silent)
+	g := newGroup(t, udp(s), func(c *Config) { c.Budget = time.Minute })
+	knownLatency(g, 5*time.Second) // overdue after 10 s
+	e := g.list.Load().all[0]
+	for range ejectAfter {
+		g.moved(e, e.onLoss(g.now()))
+	}
+	if g.Healthy() {
+		t.Fatal("the only endpoint is lost and the group is healthy")
+	}
+	done := make(chan error)
+	go func() {
+		_, _, err := g.Exchange(context.Background(), query(t, "name.example."), nil)
+		done <- err
+	}()
+	until(t, "the question is lost", func() bool { return s.asked.Load() == 1 })
+	s.play(nil)
+	began := time.Now()
+	run(t, g)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > time.Second || g.Snapshot().Lost != 0 {
+		t.Errorf("asked again after %v, %d attempts overdue", d, g.Snapshot().Lost)
+	}
+}
+
 // Red when: run only ever looks at its timer and not at what fails at once: refusals would cost their quarter second.
 func TestRefusedFailsOverAtOnce(t *testing.T) {
 	closed := newServer(t, "127.0.0.1", nil)
@@ -179,7 +210,7 @@ func TestRefusedFailsOverAtOnce(t *testing.T) {
 	}
 }
 
-// Red when: step asks the last resort only in the first round; or not when all endpoints refuse.
+// Red when: step asks the last resort only when no endpoint is left; or only in the third step.
 func TestLastResort(t *testing.T) {
 	closed := newServer(t, "127.0.0.1", nil)
 	closed.stop()
@@ -198,6 +229,9 @@ func TestLastResort(t *testing.T) {
 			if !meta.LastResort || meta.Endpoint.Addr != last.addr {
 				t.Errorf("answered by %+v", meta)
 			}
+			if n := g.Snapshot(); n.Retries >= lastResortStep {
+				t.Errorf("asked in the step after %d retries", n.Retries)
+			}
 			if st := g.Status(); !st[len(st)-1].LastResort || st[len(st)-1].Answered == 0 {
 				t.Errorf("status %+v", st)
 			}
@@ -214,13 +248,17 @@ func TestLastResort(t *testing.T) {
 	})
 }
 
-// Red when: step, when all are held for dead, asks only the last resort.
+// Red when: step, when all are held for dead, asks only the last resort; or the last resort only later.
 func TestDeadEndpointsAreAskedBesideTheLastResort(t *testing.T) {
 	dead := newServer(t, "127.0.0.1", silent)
 	last := newServer(t, "127.0.0.2", nil)
 	g := newGroup(t, udp(dead), func(c *Config) { c.LastResort = last.addr })
 	for stateOf(g, 0) != Down {
 		mustAnswer(t, g, "name.example.")
+	}
+	lost := g.Snapshot().Lost
+	if !mustAnswer(t, g, "name.example.").LastResort || g.Snapshot().Lost != lost {
+		t.Error("the last resort was asked only when the dead endpoint was overdue")
 	}
 	before := g.Status()[0].Asked
 	dead.play(nil)

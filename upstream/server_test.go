@@ -130,9 +130,10 @@ func (s *server) serveUDP() {
 		if err != nil {
 			return
 		}
-		s.asked.Add(1)
+		sc := s.script.Load()
+		s.asked.Add(1) // from here on a new script does not concern this question
 		query := bytes.Clone(buf[:n])
-		if f := s.script.Load().udp; f != nil {
+		if f := sc.udp; f != nil {
 			f(s, from, query)
 		} else {
 			s.send(from, good(query))
