@@ -19,20 +19,21 @@ import (
 type NS struct {
 	file   *os.File        // keeps the namespace and lets other threads enter it
 	handle *netlink.Handle // route netlink of this namespace
-	starts chan start      // to the keeper
+	jobs   chan job        // to the keeper
 	quit   chan struct{}   // closed by Close
 	done   chan struct{}   // closed when the keeper has ended
 	close  sync.Once
 }
 
-type start struct {
-	cmd *exec.Cmd
+// job is a function for the keeper's thread, and where its error goes.
+type job struct {
+	fn  func() error
 	err chan<- error
 }
 
 // New makes a network namespace with its loopback up and nothing else in it. The caller closes it.
 func New() (*NS, error) {
-	ns := &NS{starts: make(chan start), quit: make(chan struct{}), done: make(chan struct{})}
+	ns := &NS{jobs: make(chan job), quit: make(chan struct{}), done: make(chan struct{})}
 	ready := make(chan error, 1)
 	onThread(func() { ns.keep(ready) })
 	if err := <-ready; err != nil {
@@ -74,8 +75,8 @@ func (ns *NS) keep(ready chan<- error) {
 	ready <- nil
 	for {
 		select {
-		case s := <-ns.starts:
-			s.err <- s.cmd.Start()
+		case j := <-ns.jobs:
+			j.err <- j.fn()
 		case <-ns.quit:
 			return
 		}
@@ -176,16 +177,23 @@ func (ns *NS) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr.Pdeathsig == 0 {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
-	failed := make(chan error, 1)
-	select {
-	case ns.starts <- start{cmd, failed}:
-	case <-ns.done:
-		return fmt.Errorf("cannot start %s in the namespace: %w", cmd.Path, os.ErrClosed)
-	}
-	if err := <-failed; err != nil {
+	if err := ns.Prepare(cmd.Start); err != nil {
 		return fmt.Errorf("cannot start %s in the namespace: %w", cmd.Path, err)
 	}
 	return nil
+}
+
+// Prepare runs fn on the thread from which Start forks. What fn changes of its thread (a mount namespace of its own, say)
+// stays, for every process that is started afterwards and for nobody else. fn returns soon, and neither panics nor ends its
+// goroutine.
+func (ns *NS) Prepare(fn func() error) error {
+	done := make(chan error, 1)
+	select {
+	case ns.jobs <- job{fn, done}:
+		return <-done
+	case <-ns.done:
+		return os.ErrClosed
+	}
 }
 
 // Run starts the process inside the namespace and waits for it.
