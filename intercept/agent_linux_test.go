@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dnslet/dnslet/intercept"
 )
 
@@ -148,6 +150,13 @@ func helper() int {
 	})
 	if err == nil {
 		err = a.alive()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if os.Getenv(helperEnv) == "starved" { // no new descriptor from here on
+		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 1024})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

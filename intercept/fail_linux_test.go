@@ -297,7 +297,31 @@ func TestSecondAgent(t *testing.T) {
 	t.Log(err)
 	w.same(before)
 	w.expect(w.pods[0], "udp", vip4, agentIs)
-	w.must(cmd.Process.Kill())
+
+	// One that hangs is no leftover: it may wake up.
+	w.must(cmd.Process.Signal(syscall.SIGSTOP))
+	w.until(w.pods[0], "udp", vip4, cluster, withdrawn)
+	err = w.node.Do(func() (err error) { done, err = intercept.Cleanup(false); return err })
+	if !errors.Is(err, intercept.ErrOwned) || len(done) != 0 {
+		t.Errorf("Cleanup beside a stopped agent removed %q: %v", done, err)
+	}
+	w.must(cmd.Process.Signal(syscall.SIGCONT))
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
+}
+
+// An agent without descriptors accepts no connection, but its readers still answer: TCP alone goes to cluster DNS.
+//
+// Red when: the prober opens a socket for each question by UDP.
+func TestNoDescriptors(t *testing.T) {
+	w := newWorld(t)
+	w.process("starved")
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		w.until(w.pods[0], "tcp", vip, cluster, withdrawn)
+		w.until(w.node, "tcp", vip, cluster, withdrawn)
+		for _, ns := range []*netns.NS{w.pods[0], w.node} {
+			w.expect(ns, "udp", vip, agentIs)
+		}
+	}
 }
 
 // The socket that owns the tables must not be inherited: the tables would outlive the agent with its child.

@@ -62,12 +62,15 @@ func Prepare(p *Plan) (*Interception, error) {
 
 // Install puts the tables in force, in one transaction, in place of what a killed agent may have left. Nothing is given to the
 // agent yet: that begins with its first answer to the prober (Run). Where the kernel lacks a feature the rest is installed
-// and Status names what is missing. A second call replaces the tables and ends a Withdraw.
+// and Status names what is missing. A second call ends a Withdraw; open connections stay where they are.
 func (i *Interception) Install() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
 		return fmt.Errorf("cannot install the interception: %w", errClosed)
+	}
+	if i.tables != nil {
+		return i.resume()
 	}
 	if err := i.awaitSilence(); err != nil {
 		return fmt.Errorf("cannot install the interception: %w", err)
@@ -160,7 +163,7 @@ func (i *Interception) awaitSilence() error {
 		for _, l := range found {
 			if n, err := i.nft.aliveIn(l.name, l.family); err != nil {
 				return err
-			} else if l.owner == 0 && len(n) > 0 && i.tables == nil {
+			} else if l.owner == 0 && len(n) > 0 {
 				alive = &l
 			}
 		}
@@ -173,6 +176,24 @@ func (i *Interception) awaitSilence() error {
 		}
 		time.Sleep(50 * time.Millisecond) // only after a kill, on a kernel older than 5.12
 	}
+}
+
+// resume lets answers to the prober count again. i.mu is held.
+func (i *Interception) resume() error {
+	var b batch
+	for _, t := range i.tables {
+		b.clear(t, i.kernel, "probed")
+		for n, r := range t.chain("probed").rules {
+			if err := b.rule(machine{t.family, i.kernel}, t.name, "probed", n, r); err != nil {
+				return err
+			}
+		}
+	}
+	if err := i.nft.transact(&b); err != nil {
+		return fmt.Errorf("cannot resume the interception: %w", err)
+	}
+	i.withdrawn = false
+	return nil
 }
 
 // Withdraw gives new questions to cluster DNS from the next packet on, in one transaction, and stops the prober. Connections

@@ -33,9 +33,14 @@ type target struct {
 	answered  time.Time // last
 	alive     bool
 	trouble   error // the last thing that went wrong
+
+	// By UDP it is one socket for all questions: when the process has no descriptors left its readers still answer, and
+	// UDP must not be withdrawn because the prober cannot open one.
+	fd int // -1: none yet
+	id uint16
 }
 
-// probe is one question on its way, on a socket of its own: a kept TCP connection would not notice an acceptor that died.
+// probe is one question on its way by TCP, on a connection of its own: a kept one would not notice an acceptor that died.
 type probe struct {
 	target *target
 	fd     int
@@ -53,7 +58,7 @@ func newProber(cfg *Config, families []*family, lapsed func(*target)) (*prober, 
 	for _, f := range families {
 		for _, l := range f.listeners {
 			for _, t := range []Transport{UDP, TCP} {
-				p.targets = append(p.targets, &target{from: f.prober, to: netip.AddrPortFrom(l.Addr, dnsPort), transport: t})
+				p.targets = append(p.targets, &target{from: f.prober, to: netip.AddrPortFrom(l.Addr, dnsPort), transport: t, fd: -1, id: uint16(rand.Uint32())})
 			}
 		}
 	}
@@ -93,8 +98,29 @@ func (p *prober) tick(now time.Time, do stance) {
 	}
 }
 
-// send sends one probe, or begins to.
+// send asks one question, or begins to.
 func (p *prober) send(t *target, now time.Time) error {
+	if t.transport == TCP {
+		fd, err := p.open(t)
+		if err == nil {
+			t.id++
+			p.probes = append(p.probes, &probe{target: t, fd: fd, sent: now, id: t.id})
+		}
+		return err
+	}
+	if t.fd < 0 {
+		fd, err := p.open(t)
+		if err != nil {
+			return err
+		}
+		t.fd = fd
+	}
+	t.id++
+	return p.write(t, t.fd, t.id)
+}
+
+// open makes a socket towards the target.
+func (p *prober) open(t *target) (int, error) {
 	kind, proto := unix.SOCK_DGRAM, unix.IPPROTO_UDP
 	if t.transport == TCP {
 		kind, proto = unix.SOCK_STREAM, unix.IPPROTO_TCP
@@ -105,18 +131,13 @@ func (p *prober) send(t *target, now time.Time) error {
 	}
 	fd, err := unix.Socket(fam, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
-		return fmt.Errorf("cannot open a socket: %w", err)
+		return -1, fmt.Errorf("cannot open a socket: %w", err)
 	}
 	if err := p.connect(fd, t); err != nil {
 		unix.Close(fd)
-		return err
+		return -1, err
 	}
-	pr := &probe{target: t, fd: fd, sent: now, id: uint16(rand.Uint32())}
-	p.probes = append(p.probes, pr)
-	if t.transport == UDP {
-		return pr.write(p.question)
-	}
-	return nil
+	return fd, nil
 }
 
 func (p *prober) connect(fd int, t *target) error {
@@ -154,7 +175,8 @@ func (pr *probe) ready(p *prober, now time.Time) (bool, error) {
 		if err != nil {
 			return true, fmt.Errorf("cannot connect to %s: %w", pr.target.to, err)
 		}
-		return false, pr.write(p.question)
+		pr.asked = true
+		return false, p.write(pr.target, pr.fd, pr.id)
 	}
 	n, err := unix.Read(pr.fd, p.buf[:])
 	switch {
@@ -165,28 +187,45 @@ func (pr *probe) ready(p *prober, now time.Time) (bool, error) {
 	case n == 0:
 		return true, fmt.Errorf("%s ended the connection", pr.target.to)
 	}
-	msg := p.buf[:n]
-	if pr.target.transport == TCP {
-		msg = msg[min(2, n):] // the answer to one small question comes in one segment
-	}
-	if !answers(msg, pr.id) {
+	// The answer to one small question comes in one segment.
+	if !answers(p.buf[min(2, n):n], pr.id) {
 		return true, fmt.Errorf("%s sent something else than an answer", pr.target.to)
 	}
-	t := pr.target
-	t.answered, t.alive, t.trouble = now, true, nil
+	pr.target.heard(now)
 	return true, nil
 }
 
-func (pr *probe) write(question []byte) error {
-	msg := make([]byte, 0, 2+len(question))
-	if pr.target.transport == TCP {
-		msg = binary.BigEndian.AppendUint16(msg, uint16(len(question)))
+func (t *target) heard(now time.Time) { t.answered, t.alive, t.trouble = now, true, nil }
+
+// read takes all answers by UDP. One that is late, but not older than a heartbeat, is an answer.
+func (p *prober) read(t *target, now time.Time) error {
+	for {
+		n, err := unix.Read(t.fd, p.buf[:])
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("cannot read from %s: %w", t.to, err)
+		}
+		for age := range uint16(probesPerHeartbeat + 1) {
+			if answers(p.buf[:n], t.id-age) {
+				t.heard(now)
+			}
+		}
 	}
-	msg = append(msg, question...)
-	binary.BigEndian.PutUint16(msg[len(msg)-len(question):], pr.id)
-	pr.asked = true
-	if _, err := unix.Write(pr.fd, msg); err != nil {
-		return fmt.Errorf("cannot write to %s: %w", pr.target.to, err)
+}
+
+func (p *prober) write(t *target, fd int, id uint16) error {
+	msg := make([]byte, 0, 2+len(p.question))
+	if t.transport == TCP {
+		msg = binary.BigEndian.AppendUint16(msg, uint16(len(p.question)))
+	}
+	msg = append(msg, p.question...)
+	binary.BigEndian.PutUint16(msg[len(msg)-len(p.question):], id)
+	if _, err := unix.Write(fd, msg); err != nil {
+		return fmt.Errorf("cannot write to %s: %w", t.to, err)
 	}
 	return nil
 }
@@ -194,17 +233,7 @@ func (pr *probe) write(question []byte) error {
 // wait sleeps until a probe or one of the other descriptors is ready, at most for timeout, handles the probes and tells
 // which of the others are ready.
 func (p *prober) wait(timeout time.Duration, others ...int) ([]bool, error) {
-	fds := make([]unix.PollFd, 0, len(others)+len(p.probes))
-	for _, fd := range others {
-		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	}
-	for _, pr := range p.probes {
-		events := int16(unix.POLLIN)
-		if !pr.asked {
-			events = unix.POLLOUT
-		}
-		fds = append(fds, unix.PollFd{Fd: int32(pr.fd), Events: events})
-	}
+	fds := p.pollSet(others)
 	ready := make([]bool, len(others))
 	ms := max(0, (timeout+time.Millisecond-1)/time.Millisecond)
 	if _, err := unix.Poll(fds, int(ms)); err != nil {
@@ -213,12 +242,21 @@ func (p *prober) wait(timeout time.Duration, others ...int) ([]bool, error) {
 		}
 		return nil, fmt.Errorf("cannot poll: %w", err)
 	}
+	now := time.Now()
 	for i := range others {
 		ready[i] = fds[i].Revents != 0
 	}
-	now := time.Now()
+	fds = fds[len(others):]
+	for i, t := range p.targets {
+		if fds[i].Revents != 0 {
+			if err := p.read(t, now); err != nil {
+				t.trouble = err
+			}
+		}
+	}
+	fds = fds[len(p.targets):]
 	for i := len(p.probes) - 1; i >= 0; i-- { // downwards: end takes the last one's place
-		if fds[len(others)+i].Revents == 0 {
+		if fds[i].Revents == 0 {
 			continue
 		}
 		over, err := p.probes[i].ready(p, now)
@@ -232,6 +270,25 @@ func (p *prober) wait(timeout time.Duration, others ...int) ([]bool, error) {
 	return ready, nil
 }
 
+// pollSet is the other descriptors, then one for each target (poll passes over -1), then one for each probe.
+func (p *prober) pollSet(others []int) []unix.PollFd {
+	fds := make([]unix.PollFd, 0, len(others)+len(p.targets)+len(p.probes))
+	for _, fd := range others {
+		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	for _, t := range p.targets {
+		fds = append(fds, unix.PollFd{Fd: int32(t.fd), Events: unix.POLLIN})
+	}
+	for _, pr := range p.probes {
+		events := int16(unix.POLLIN)
+		if !pr.asked {
+			events = unix.POLLOUT
+		}
+		fds = append(fds, unix.PollFd{Fd: int32(pr.fd), Events: events})
+	}
+	return fds
+}
+
 // end closes a probe and forgets it.
 func (p *prober) end(i int) {
 	unix.Close(p.probes[i].fd)
@@ -243,6 +300,12 @@ func (p *prober) end(i int) {
 func (p *prober) close() {
 	for len(p.probes) > 0 {
 		p.end(len(p.probes) - 1)
+	}
+	for _, t := range p.targets {
+		if t.fd >= 0 {
+			unix.Close(t.fd)
+			t.fd = -1
+		}
 	}
 }
 

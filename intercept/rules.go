@@ -187,8 +187,6 @@ func nodeChains(cfg *Config, f *family) []*chain {
 		}},
 		{name: "own", about: "nobody but the prober asks our addresses", rules: []rule{
 			all(exactly(f, saddr, f.prober), isMark{cfg.Marks.Listener}, isLocal{}, untrack{}, accept),
-			// A reset that the kernel sends for a probe that was given up has no socket, hence no mark.
-			all(exactly(f, saddr, f.prober), flagsAny{rst}, untrack{}, accept),
 			all(exactly(f, daddr, f.prober), inPrefix{field: saddr, prefix: f.block}, untrack{}, accept),
 			all(count{"direct"}, drop),
 		}},

@@ -1,8 +1,11 @@
 package intercept_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,6 +154,15 @@ func TestOwnAddressesAnswerNobody(t *testing.T) {
 	w := newWorld(t)
 	a := w.agent(config())
 	own := a.plan.Listeners()
+	for _, l := range own {
+		for k, ns := range append(w.pods, w.node, w.wan) {
+			c := client{ns: ns, vip: l.Addr}
+			// Whatever comes back, from whatever address, is too much.
+			if who, err := c.udp(1, patience); who != nobody || !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.EPERM) {
+				t.Errorf("udp to %s from %d: answered by %d, %v", l.Addr, k, who, err)
+			}
+		}
+	}
 	for _, l := range own {
 		for _, network := range []string{"udp", "tcp"} {
 			for k, ns := range append(w.pods, w.node, w.wan) {

@@ -16,7 +16,7 @@ import (
 // A TCP connection with steady traffic ends where it began: with the agent, though it lapses and withdraws; with cluster DNS,
 // though the agent comes.
 //
-// Red when: stream looks at @alive, or handshake does not decide by it.
+// Red when: stream looks at @alive, does not look at @flows, or lets conntrack see a FIN.
 func TestConnectionStaysWhereItBegan(t *testing.T) {
 	w := newWorld(t)
 	a := w.agent(config())
@@ -91,7 +91,7 @@ func (c *client) run(stop <-chan struct{}) {
 			return
 		default:
 		}
-		who, err := c.udp(n)
+		who, err := c.udp(n, 2*time.Second)
 		c.note("udp", who, err)
 		who, err = askTCP(c.ns, c.vip)
 		c.note("tcp", who, err)
@@ -107,14 +107,14 @@ func (c *client) note(network string, who byte, err error) {
 }
 
 // udp asks from a socket that is not connected, so that an answer from a wrong address is seen and not dropped.
-func (c *client) udp(id uint16) (byte, error) {
+func (c *client) udp(id uint16, within time.Duration) (byte, error) {
 	var s *net.UDPConn
 	err := c.ns.Do(func() (err error) { s, err = net.ListenUDP("udp", nil); return err })
 	if err != nil {
 		return nobody, err
 	}
 	defer s.Close()
-	_ = s.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = s.SetDeadline(time.Now().Add(within))
 	if _, err := s.WriteToUDPAddrPort(query(id), netip.AddrPortFrom(c.vip, 53)); err != nil {
 		return nobody, err
 	}
@@ -199,7 +199,10 @@ func TestWithdrawUnderLoad(t *testing.T) {
 func TestWithdrawAndInstallAgain(t *testing.T) {
 	w := newWorld(t)
 	a := w.agent(config(patient))
-	for range 5 {
+	open, err := dial(w.pods[0], "tcp", vip4, netip.Addr{}, 0)
+	w.must(err)
+	defer open.Close()
+	for range 3 {
 		w.must(a.i.Withdraw())
 		for _, vip := range vips {
 			w.expect(w.pods[0], "udp", vip, cluster)
@@ -210,12 +213,15 @@ func TestWithdrawAndInstallAgain(t *testing.T) {
 		}
 		w.must(a.i.Install())
 		w.until(w.pods[0], "udp", vip4, agentIs, back)
+		if who, err := exchange(open, 1, time.Second); who != agentIs {
+			t.Errorf("open connection: answered by %d, %v", who, err)
+		}
 	}
 }
 
 // Closing twice, closing what was never installed, and installing what is closed are errors or nothing, never harm.
 //
-// Red when: Close does not remember that it was called.
+// Red when: Close does not remove the route.
 func TestCloseTwice(t *testing.T) {
 	w := newWorld(t)
 	before := w.dump()

@@ -73,6 +73,7 @@ func newWorld(t *testing.T) *world {
 	w.must(w.pods[1].Do(func() error { return checksumsInSoftware("eth0") }))
 	w.must(w.node.Do(func() error { return checksumsInSoftware("pod1") }))
 	w.must(w.node.Do(kubeProxy))
+	w.must(w.node.Do(firewall))
 	serve(t, w.wan, netip.MustParseAddrPort("[::]:53"), 0, cluster)
 	return w
 }
@@ -148,6 +149,26 @@ func kubeProxy() error {
 				}
 			}
 		}
+	}
+	return c.Flush()
+}
+
+// firewall drops what conntrack calls invalid, as many nodes do: a packet in the middle of a connection that is untracked
+// otherwise. Untracked packets are not invalid.
+func firewall() error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	for _, fam := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		table := c.AddTable(&nftables.Table{Name: "firewall", Family: fam})
+		ch := c.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+		c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		}})
 	}
 	return c.Flush()
 }
