@@ -42,8 +42,6 @@ func newInterception(log *slog.Logger, cfg config.Config, endpoints []netip.Addr
 	case cfg.Intercept.Mode == config.ModeOff:
 		t.reason = "switched off (intercept.mode)"
 		return t, nil
-	case len(cfg.Intercept.VIPs) == 0 && cfg.Intercept.Mode == config.ModeOn:
-		return nil, errors.New("cannot intercept: intercept.mode is on, but intercept.vips names no address")
 	case len(cfg.Intercept.VIPs) == 0:
 		t.reason = "no virtual IP is configured (intercept.vips)"
 		return t, nil
@@ -292,8 +290,8 @@ func (t *interception) status() (api.Interception, *intercept.Status) {
 		out.State, out.Reason = api.Fail, problem
 	case s.Reason != "":
 		out.State, out.Reason = api.Warn, s.Reason
-	case len(out.Missing) > 0 || len(out.Notes) > 0:
-		out.State = api.Warn
+	case len(out.Notes) > 0:
+		out.State, out.Reason = api.Warn, out.Notes[0]
 	}
 	return out, &s
 }

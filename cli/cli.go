@@ -110,9 +110,11 @@ func newRoot(program string) *cobra.Command {
 		Use:           "dnslet",
 		Short:         "The node-local DNS agent for Kubernetes that fails open",
 		Long:          rootLong,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
 		SilenceErrors: true, // report prints them, once
 		SilenceUsage:  true, // a page of help buries the error
+
+		SuggestionsMinimumDistance: 2,
 		// Without a Run of its own cobra would print help and end with 0 for "dnslet nosuch" in a script.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -122,4 +124,16 @@ func newRoot(program string) *cobra.Command {
 	}
 	root.AddCommand(agentCommand(), statusCommand(), configCommand(), cleanupCommand(), versionCommand())
 	return root
+}
+
+// knownCommand refuses what is no command, and says which one may have been meant.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("; did you mean %q?", near[0])
+	}
+	return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)
 }

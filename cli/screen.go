@@ -26,7 +26,11 @@ const (
 
 // part begins a part of the screen: its state, its name, and what there is to say first.
 func (s *screen) part(state, name, text string) {
-	s.b.WriteString(s.p.state(state, pad(state, stateWidth)))
+	s.b.WriteString(s.p.state(state, pad(escape(state), stateWidth)))
+	name = escape(name)
+	if utf8.RuneCountInString(name) > nameWidth-2 {
+		name += "  "
+	}
 	s.b.WriteString(pad(name, nameWidth))
 	s.b.WriteString(escape(text))
 	s.b.WriteByte('\n')

@@ -3,8 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -33,40 +31,50 @@ func printStatus(w io.Writer, s *api.Status, p paint, now time.Time) error {
 
 func verdict(v *screen, s *api.Status) {
 	text := s.Phase
+	if s.Interception.Installed && s.Phase == api.Serving {
+		text += " this node's questions to " + vipList(s.Interception.VIPs)
+	}
 	if s.Reason != "" {
-		text += ": " + s.Reason
+		text = s.Phase + ": " + s.Reason
 	}
 	v.part(s.State, s.Host, text)
 	v.more(facts("dnslet "+s.Version, fmt.Sprintf("pid %d", s.PID), "up "+span(seconds(s.UptimeSeconds)), prefixed("kernel ", s.Kernel)))
 	for _, c := range s.Checks {
-		if !c.OK {
+		if !c.OK && !strings.Contains(s.Reason, c.Reason) {
 			v.more("not ready: " + c.Name + ": " + c.Reason)
 		}
 	}
 	v.b.WriteByte('\n')
 }
 
+func vipList(vips []api.VIP) string {
+	names := make([]string, len(vips))
+	for i, v := range vips {
+		names[i] = v.VIP
+	}
+	return strings.Join(names, ", ")
+}
+
 func interception(v *screen, i *api.Interception) {
-	text := "mode " + i.Mode
+	if i.State == "" {
+		return // the agent has not come so far
+	}
+	text := "not in use (mode " + i.Mode + ")"
 	switch {
 	case i.Installed && i.Owned:
-		text = "installed, the table falls with the agent (mode " + i.Mode + ")"
+		text = "installed, falls with the agent (mode " + i.Mode + ")"
 	case i.Installed:
-		text = "installed, the table is not owned: the socket match and the heartbeat guard it (mode " + i.Mode + ")"
-	}
-	if i.Reason != "" {
-		text += ": " + i.Reason
+		text = "installed, guarded by heartbeat and socket match only (mode " + i.Mode + ")"
 	}
 	v.part(i.State, "interception", text)
+	if i.Reason != "" {
+		v.more(i.Reason)
+	}
 	for _, vip := range i.VIPs {
 		v.more(fmt.Sprintf("%s -> %s   udp %s   tcp %s", vip.VIP, vip.Listener, alive(vip.UDP), alive(vip.TCP)))
 	}
-	if len(i.Packets) > 0 {
-		parts := []string{"packets:"}
-		for _, k := range slices.Sorted(maps.Keys(i.Packets)) {
-			parts = append(parts, k+" "+count(i.Packets[k]))
-		}
-		v.more(facts(parts...))
+	if i.Installed {
+		v.more(packets(i.Packets))
 	}
 	if i.Lapses > 0 {
 		v.more("heartbeat lapsed " + plural(int(i.Lapses), "time", "times"))
@@ -79,6 +87,30 @@ func interception(v *screen, i *api.Interception) {
 	}
 }
 
+// leftToClusterDNS are the reasons for which the kernel leaves a packet to kube-proxy, in the order in which it looks, and
+// the words for them.
+var leftToClusterDNS = [][2]string{
+	{"uplink", "from an uplink"}, {"loopback", "from loopback"}, {"resolvers", "asked by cluster DNS itself"}, {"outOfScope", "out of scope"},
+	{"bypassed", "bypassed"}, {"limited", "above the rate"}, {"unserved", "no heartbeat or socket"}, {"lastResort", "last resort"},
+}
+
+// packets sums up where the kernel sent what came for a virtual IP.
+func packets(n map[string]uint64) string {
+	var left uint64
+	var why []string
+	for _, k := range leftToClusterDNS {
+		if c := n[k[0]]; c > 0 {
+			left += c
+			why = append(why, k[1]+" "+count(c))
+		}
+	}
+	text := count(left) + " left to cluster DNS"
+	if len(why) > 0 {
+		text += " (" + strings.Join(why, ", ") + ")"
+	}
+	return facts("packets: "+count(n["served"]+n["stream"])+" to dnslet", text)
+}
+
 func alive(ok bool) string {
 	if ok {
 		return api.OK
@@ -87,6 +119,9 @@ func alive(ok bool) string {
 }
 
 func listeners(v *screen, ls []api.Listener) {
+	if len(ls) == 0 {
+		return
+	}
 	state, addrs := api.OK, make([]string, 0, len(ls))
 	for _, l := range ls {
 		state = worse(state, l.State)
@@ -101,6 +136,9 @@ func listeners(v *screen, ls []api.Listener) {
 }
 
 func queries(v *screen, q *api.Queries) {
+	if q.State == "" {
+		return
+	}
 	text := "too early for a rate"
 	if r := q.Recent; r.Seconds >= 1 {
 		text = fmt.Sprintf("%.1f/s over the last %s", float64(r.Queries)/r.Seconds, span(seconds(r.Seconds)))
@@ -122,10 +160,10 @@ func queries(v *screen, q *api.Queries) {
 }
 
 func cacheView(v *screen, c *api.Cache) {
-	full := ""
-	if c.Budget > 0 {
-		full = fmt.Sprintf("%s of %s (%.0f %%)", size(c.Bytes), size(c.Budget), 100*float64(c.Bytes)/float64(c.Budget))
+	if c.Budget == 0 {
+		return
 	}
+	full := fmt.Sprintf("%s of %s (%.0f %%)", size(c.Bytes), size(c.Budget), 100*float64(c.Bytes)/float64(c.Budget))
 	v.part(api.OK, "cache", facts(plural(int(c.Entries), "entry", "entries"), full, "hits "+percent(c.HitRatio), "evicted "+count(c.Evictions)))
 }
 
@@ -154,22 +192,16 @@ func zones(v *screen, zs []api.Zone) {
 		return
 	}
 	state := api.OK
-	var lines []string
+	rows := make([][]string, 0, len(zs))
 	for _, z := range zs {
-		to := "upstream " + z.Upstream
-		if z.Hosts > 0 {
-			to += ", " + plural(z.Hosts, "static name", "static names")
-		}
+		note := ""
 		if !z.FailOpen {
-			state = api.Warn
-			to += "   not fail-open: cluster DNS answers otherwise while dnslet is away"
+			state, note = api.Warn, "not fail-open: cluster DNS may answer otherwise"
 		}
-		lines = append(lines, z.Name+"   "+to)
+		rows = append(rows, []string{z.Name, z.Upstream, count(z.Hosts), note})
 	}
-	v.part(state, "zones", lines[0])
-	for _, l := range lines[1:] {
-		v.more(l)
-	}
+	v.part(state, "zones", plural(len(zs), "zone", "zones")+" beside the root")
+	v.table([]column{{title: "ZONE"}, {title: "UPSTREAM"}, {title: "STATIC NAMES", right: true}, {title: ""}}, rows)
 }
 
 func configView(v *screen, c *api.ConfigLoad, now time.Time) {
@@ -183,6 +215,7 @@ func configView(v *screen, c *api.ConfigLoad, now time.Time) {
 		for line := range strings.Lines(c.Error) {
 			v.more("  " + strings.TrimRight(line, "\n"))
 		}
+		v.more("remedy: correct it, try it with 'dnslet config check " + c.File + "'; it is read again by itself")
 	}
 	if len(c.RestartFor) > 0 {
 		v.more("waits for a restart: " + strings.Join(c.RestartFor, ", "))
@@ -217,6 +250,9 @@ func conntrack(v *screen, c *api.Conntrack) {
 	}
 	v.part(state, "conntrack", facts(fmt.Sprintf("%s of %s entries on this node", count(c.Entries), count(c.Limit)), "insert_failed "+count(c.InsertFailed),
 		"drop "+count(c.Drop), "early_drop "+count(c.EarlyDrop), "clash_resolve "+count(c.ClashResolve)))
+	if state == api.Warn {
+		v.more("nearly full: new connections of this node will be dropped; raise net.netfilter.nf_conntrack_max")
+	}
 }
 
 // worse is the worse of two states; skip is no worse than ok.
