@@ -319,7 +319,7 @@ func TestNoDescriptors(t *testing.T) {
 		w.until(w.pods[0], "tcp", vip, cluster, withdrawn)
 		w.until(w.node, "tcp", vip, cluster, withdrawn)
 		for _, ns := range []*netns.NS{w.pods[0], w.node} {
-			w.expect(ns, "udp", vip, agentIs)
+			w.until(ns, "udp", vip, agentIs, back)
 		}
 	}
 }

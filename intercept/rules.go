@@ -187,7 +187,7 @@ func nodeChains(cfg *Config, f *family) []*chain {
 		}},
 		{name: "own", about: "nobody but the prober asks our addresses", rules: []rule{
 			all(exactly(f, saddr, f.prober), isMark{cfg.Marks.Listener}, isLocal{}, untrack{}, accept),
-			all(exactly(f, daddr, f.prober), inPrefix{field: saddr, prefix: f.block}, untrack{}, accept),
+			all(exactly(f, daddr, f.prober), inPrefix{field: saddr, prefix: f.block}, accept), // chain probed goes on
 			all(count{"direct"}, drop),
 		}},
 		{name: "node_questions", rules: []rule{

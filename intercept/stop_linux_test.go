@@ -16,7 +16,7 @@ import (
 // A TCP connection with steady traffic ends where it began: with the agent, though it lapses and withdraws; with cluster DNS,
 // though the agent comes.
 //
-// Red when: stream looks at @alive, does not look at @flows, or lets conntrack see a FIN.
+// Red when: stream looks at @alive, or does not look at @flows.
 func TestConnectionStaysWhereItBegan(t *testing.T) {
 	w := newWorld(t)
 	a := w.agent(config())
