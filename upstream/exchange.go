@@ -204,8 +204,18 @@ func (x *exchange) judge(a *attempt) bool {
 		}
 		return true
 	}
-	if x.useless < 2 {
+	if x.useless < 2 && !x.hopeful() {
 		x.step()
+	}
+	return false
+}
+
+// hopeful reports whether some attempt is under way and not yet overdue, a hedge for one.
+func (x *exchange) hopeful() bool {
+	for _, a := range x.attempts {
+		if !a.over && !a.overdue {
+			return true
+		}
 	}
 	return false
 }

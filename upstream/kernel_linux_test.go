@@ -267,7 +267,7 @@ func TestNoDescriptors(t *testing.T) {
 
 // Whatever has been going on, nothing is left behind.
 //
-// Red when: datagrams.close does not close what lingers, or Close does not wait for TCP.
+// Red when: datagrams.close does not close what lingers.
 func TestNothingLeaks(t *testing.T) {
 	servers := []*server{
 		newServer(t, "127.0.0.1", nil), newServer(t, "127.0.0.2", silent), newServer(t, "127.0.0.3", says(truncated)),

@@ -159,12 +159,14 @@ func TestAllBlackHoles(t *testing.T) {
 	})
 }
 
-// The end of an outage is news for those who wait: they do not find it out by being overdue.
+// The end of an outage is news for those who wait: they do not find it out by being overdue. And it is noticed, and they
+// are asked again, though the lost questions hold all the sockets there may be.
 //
-// Red when: recovered does not replace the list.
+// Red when: recovered does not replace the list; reserve has no exception for probes; or onReplaced does not let go of
+// what was lost.
 func TestEndOfOutageAsksTheWaiting(t *testing.T) {
 	s := newServer(t, "127.0.0.1", silent)
-	g := newGroup(t, udp(s), func(c *Config) { c.Budget = time.Minute })
+	g := newGroup(t, udp(s), func(c *Config) { c.Budget, c.MaxInFlight = time.Minute, 1 })
 	knownLatency(g, 5*time.Second) // overdue after 10 s
 	e := g.list.Load().all[0]
 	for range ejectAfter {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -273,14 +272,21 @@ func mustAnswer(t testing.TB, g *Group, name string) Meta {
 // until waits for an event that other goroutines bring about.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-		runtime.Gosched()
-		time.Sleep(time.Millisecond)
+	if !within(ok) {
+		t.Fatalf("not within 10 s: %s", what)
 	}
+}
+
+// within waits for ok, 10 s at most: far more than anything here takes.
+func within(ok func() bool) bool {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
 
 // descriptors counts this process's open files.
