@@ -19,8 +19,6 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-func TestMain(m *testing.M) { os.Exit(netns.Main(m)) }
-
 func newCluster(t *testing.T, cfg Config) *Cluster {
 	t.Helper()
 	netns.Require(t)

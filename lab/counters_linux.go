@@ -13,17 +13,6 @@ import (
 	"github.com/ti-mo/conntrack"
 )
 
-// Counters are what happened on the node between two moments.
-type Counters struct {
-	NewEntries   uint64 `json:"newEntries"`   // conntrack entries made for DNS: to port 53, by whichever protocol and whomever
-	Clashes      uint32 `json:"clashes"`      // clash_resolve: two packets of one socket that made an entry each
-	InsertFailed uint32 `json:"insertFailed"` // the counters that are usually watched
-	Drop         uint32 `json:"drop"`
-	// LateAnswers are datagrams that came to a pod whose socket did not expect them (UdpNoPorts): answers that connection
-	// tracking no longer knew how to translate back.
-	LateAnswers uint64 `json:"lateAnswers"`
-}
-
 // Meter takes Counters.
 type Meter struct {
 	c       *Cluster
@@ -39,7 +28,7 @@ func (c *Cluster) Meter() (*Meter, error) {
 		if m.before, err = node.ReadConntrack(); err != nil {
 			return err
 		}
-		m.entries, err = node.WatchNewEntries(func(f node.Flow) bool { return f.Dst.Port() == 53 })
+		m.entries, err = node.WatchNewEntries(func(f node.Flow) bool { return f.Src.Port() == 53 || f.Dst.Port() == 53 })
 		return err
 	})
 	if err != nil {

@@ -14,8 +14,9 @@
 package lab
 
 import (
-	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -31,9 +32,6 @@ type Options struct {
 	// Out receives the answer, Progress the lines that say what is going on. Both are required.
 	Out, Progress io.Writer
 }
-
-// ErrMissed is returned, after the report has been written, when dnslet did not keep what it promises. The report says what.
-var ErrMissed = errors.New("dnslet missed its bar")
 
 // Scenario is something that can happen to a cluster's DNS.
 type Scenario struct {
@@ -51,15 +49,16 @@ func List() []Scenario {
 	}
 }
 
-// known returns the scenario names of List.
-func known() []string {
-	var names []string
+// checkNames returns an error if List does not have a name.
+func checkNames(names []string) error {
+	var known []string
 	for _, s := range List() {
-		names = append(names, s.Name)
+		known = append(known, s.Name)
 	}
-	return names
-}
-
-func unknown(name string) error {
-	return errors.New("no scenario is named " + name + "; there are " + strings.Join(known(), ", "))
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("no scenario is named %q; there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return nil
 }
