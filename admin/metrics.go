@@ -222,6 +222,7 @@ func upstreamMetrics() []metric {
 				put("other", n.OtherErrors)
 			}),
 		ofUpstream("dnslet_upstream_unmarked_sockets_total", "Sockets that could not be marked: their packets are tracked.", func(n *upstream.Snapshot) uint64 { return n.MarkRefused }),
+		ofUpstream("dnslet_upstream_panics_total", "Answers that broke the parser and were thrown away: a fault of dnslet's.", func(n *upstream.Snapshot) uint64 { return n.Panics }),
 		ofUpstreamNow("dnslet_upstream_sockets", "UDP sockets open now.", func(n *upstream.Snapshot) int { return n.Sockets }),
 		ofUpstreamNow("dnslet_upstream_sockets_lingering", "Of them, those that only wait for a late answer.", func(n *upstream.Snapshot) int { return n.Lingering }),
 		ofUpstreamNow("dnslet_upstream_tcp_connections", "TCP connections open now.", func(n *upstream.Snapshot) int { return n.TCPConns }),

@@ -42,9 +42,20 @@ func (a *Agent) sample(ctx context.Context) {
 
 func countsOf(s resolver.Stats) api.Recent {
 	return api.Recent{
-		Queries: s.Queries[resolver.UDP] + s.Queries[resolver.TCP],
+		Queries: asked(&s, resolver.UDP) + asked(&s, resolver.TCP),
 		Stale:   s.Sum(resolver.Stale), ServFail: s.Sum(resolver.Failed) + s.Sum(resolver.Panicked), Shed: s.Sum(resolver.Shed),
 	}
+}
+
+// asked counts clients' questions that have been answered or dropped. What is answered without a look at the cache is
+// left out: that is the prober's heartbeat, ten a second and virtual IP, which on a quiet node would be all there is to see.
+func asked(s *resolver.Stats, t resolver.Transport) (n uint64) {
+	for o, count := range s.Outcomes[t] {
+		if resolver.Outcome(o) != resolver.Local {
+			n += count
+		}
+	}
+	return n
 }
 
 func (r *recent) add(now time.Time, counts api.Recent) {

@@ -47,13 +47,12 @@ func (a *Agent) Ready(ctx context.Context) []admin.Check {
 	phase := a.phase
 	a.mu.Unlock()
 	if phase == api.Draining {
-		return []admin.Check{{Name: "running", Reason: "the agent is stopping"}}
+		return []admin.Check{{Name: "started", Reason: "the agent is stopping"}}
 	}
 	if !a.isServing() {
-		return []admin.Check{{Name: "running", Reason: errStarting.Error()}}
+		return []admin.Check{{Name: "started", Reason: errStarting.Error()}}
 	}
-	checks := []admin.Check{{Name: "running", OK: true}}
-	checks = append(checks, a.askSelf(ctx)...)
+	checks := a.askSelf(ctx)
 	up := admin.Check{Name: "upstream", OK: true}
 	select {
 	case <-a.upstreams.firstAnswer():
@@ -67,7 +66,11 @@ func (a *Agent) Ready(ctx context.Context) []admin.Check {
 		problem := a.take.check()
 		checks = append(checks, admin.Check{Name: "interception", OK: problem == "", Reason: problem})
 	}
-	return checks
+	// Last, for it is the least telling of what may be in the way.
+	if phase == api.Starting {
+		return append(checks, admin.Check{Name: "started", Reason: errStarting.Error()})
+	}
+	return append(checks, admin.Check{Name: "started", OK: true})
 }
 
 // askSelf probes every plain address, all at once: one that does not answer must not use up the time of the others.
@@ -239,7 +242,7 @@ func (a *Agent) queries() api.Queries {
 	s := a.server.Stats()
 	counts := countsOf(s)
 	q := api.Queries{
-		State: api.OK, UDP: s.Queries[resolver.UDP], TCP: s.Queries[resolver.TCP],
+		State: api.OK, UDP: asked(&s, resolver.UDP), TCP: asked(&s, resolver.TCP),
 		Stale: counts.Stale, ServFail: counts.ServFail, Shed: counts.Shed, Malformed: s.Sum(resolver.Rejected) + s.Sum(resolver.Dropped),
 		InFlight: int64(s.Waiting), TCPConns: int64(s.Conns), Recent: a.recent.until(time.Now(), counts),
 	}

@@ -81,7 +81,8 @@ type Listener struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Queries counts what clients asked since the start.
+// Queries counts what clients asked since the start, without the agent's own probes and the few names that are answered
+// without a look at the cache (localhost and the like).
 type Queries struct {
 	State     string `json:"state"` // warn while questions went unanswered lately, see Recent
 	Reason    string `json:"reason,omitempty"`
