@@ -102,7 +102,8 @@ Exit codes: 0 fine, 1 an error was found, 2 wrong usage, 3 no agent answers.
 
 Example:
   dnslet agent
-  dnslet status`
+  dnslet status
+  dnslet lab demo`
 
 // newRoot builds the whole command tree. program is argv[0]: as a kubectl plugin the help texts say "kubectl dnslet".
 func newRoot(program string) *cobra.Command {
@@ -113,8 +114,6 @@ func newRoot(program string) *cobra.Command {
 		Args:          knownCommand,
 		SilenceErrors: true, // report prints them, once
 		SilenceUsage:  true, // a page of help buries the error
-
-		SuggestionsMinimumDistance: 2,
 		// Without a Run of its own cobra would print help and end with 0 for "dnslet nosuch" in a script.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -122,7 +121,7 @@ func newRoot(program string) *cobra.Command {
 	if strings.HasPrefix(filepath.Base(program), "kubectl-") {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl dnslet"}
 	}
-	root.AddCommand(agentCommand(), statusCommand(), configCommand(), cleanupCommand(), versionCommand())
+	root.AddCommand(agentCommand(), statusCommand(), configCommand(), cleanupCommand(), labCommand(), versionCommand())
 	return root
 }
 
@@ -132,6 +131,7 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	hint := ""
+	cmd.SuggestionsMinimumDistance = 2 // typing errors, as of "staus" and "sttaus"
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = fmt.Sprintf("; did you mean %q?", near[0])
 	}
