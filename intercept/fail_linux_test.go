@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -245,6 +246,19 @@ func TestRouteDeleted(t *testing.T) {
 	}
 }
 
+// Addresses that the node already has are refused, and nothing of the node is changed.
+//
+// Red when: Prepare does not call unused.
+func TestAddressesInUse(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.node.AddAddr("pod0", netip.MustParsePrefix("169.254.53.53/32")))
+	before := w.dump()
+	if _, err := newAgent(w.node.Do, config()); err == nil || !strings.Contains(err.Error(), "169.254.53.53/32 is already an address of this node") {
+		t.Errorf("agent on addresses in use: %v", err)
+	}
+	w.same(before)
+}
+
 // A kernel without some feature has the rest, and Status names what is lost.
 //
 // Red when: learn does not note the feature, or lost does not name it.
@@ -307,6 +321,31 @@ func TestSecondAgent(t *testing.T) {
 	}
 	w.must(cmd.Process.Signal(syscall.SIGCONT))
 	w.until(w.pods[0], "udp", vip4, agentIs, back)
+}
+
+// Where tables cannot be owned the heartbeat tells that another agent lives.
+//
+// Red when: Install does not call awaitSilence, or Close removes the route though a table is there.
+func TestSecondAgentWithoutOwnedTables(t *testing.T) {
+	w := newWorld(t)
+	w.process("unowned")
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
+	before := w.dump()
+	plan, err := intercept.NewPlan(config())
+	w.must(err)
+	var second *intercept.Interception
+	w.must(w.node.Do(func() (err error) { second, err = intercept.Prepare(plan); return err }))
+	second.Deny(true, false, false)
+	if err := second.Install(); !errors.Is(err, intercept.ErrOwned) {
+		t.Errorf("second agent: %v", err)
+	}
+	w.must(second.Close())
+	var done []string
+	err = w.node.Do(func() (err error) { done, err = intercept.Cleanup(false); return err })
+	if !errors.Is(err, intercept.ErrOwned) || len(done) != 0 {
+		t.Errorf("Cleanup beside a live agent removed %q: %v", done, err)
+	}
+	w.same(before)
 }
 
 // An agent without descriptors accepts no connection, but its readers still answer: TCP alone goes to cluster DNS.

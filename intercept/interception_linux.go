@@ -49,7 +49,9 @@ func Prepare(p *Plan) (*Interception, error) {
 		return nil, fmt.Errorf("cannot prepare the interception: %w", err)
 	}
 	if i.routes, err = openRoutes(p.families); err == nil {
-		if _, err = i.routes.ensure(); err != nil {
+		if err = i.routes.unused(); err != nil {
+			err = errors.Join(err, i.routes.close(false))
+		} else if _, err = i.routes.ensure(); err != nil {
 			err = errors.Join(err, i.routes.close(true))
 		}
 	}
@@ -235,8 +237,8 @@ func (i *Interception) Close() error {
 	if err := i.nft.transact(&b); err != nil && !errors.Is(err, unix.ENOENT) {
 		errs = append(errs, err)
 	}
-	_, err := i.leftovers() // an agent that came in the meantime needs the route
-	errs = append(errs, i.routes.close(err == nil), i.nft.close())
+	others, err := i.leftovers() // another agent, older than this one or newer, needs the route
+	errs = append(errs, i.routes.close(err == nil && len(others) == 0), i.nft.close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot remove the interception: %w", err)
 	}

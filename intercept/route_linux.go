@@ -23,7 +23,6 @@ type routes struct {
 	handle *netlink.Handle
 	lo     int
 	want   []netip.Prefix
-	added  []netip.Prefix // by this process; others were there before
 }
 
 func openRoutes(families []*family) (*routes, error) {
@@ -45,25 +44,18 @@ func openRoutes(families []*family) (*routes, error) {
 	return r, nil
 }
 
-// ensure adds the routes that are not there and returns how many those were. It fails when somebody else uses the addresses.
+// ensure adds the routes that are not there and returns how many those were. It asks for no list: a node may have many routes,
+// and this is done every other second.
 func (r *routes) ensure() (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
 	for _, block := range r.want {
-		there, err := r.there(block)
-		if err != nil {
-			return n, err
-		}
-		if there {
-			continue
-		}
-		if err := r.handle.RouteAdd(r.route(block)); err != nil && !errors.Is(err, unix.EEXIST) {
+		switch err := r.handle.RouteAdd(r.route(block)); {
+		case err == nil:
+			n++
+		case !errors.Is(err, unix.EEXIST):
 			return n, fmt.Errorf("cannot add the local route %s: %w", block, err)
-		}
-		n++
-		if !slices.Contains(r.added, block) {
-			r.added = append(r.added, block)
 		}
 	}
 	return n, nil
@@ -74,24 +66,23 @@ func (r *routes) route(block netip.Prefix) *netlink.Route {
 	return &netlink.Route{LinkIndex: r.lo, Dst: dst, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Protocol: routeProtocol}
 }
 
-// there tells whether our route is in the local table, and refuses addresses of the block that are somebody else's.
-func (r *routes) there(block netip.Prefix) (bool, error) {
-	found, err := localRoutes(r.handle, block.Addr())
-	if err != nil {
-		return false, err
-	}
-	ours := false
-	for _, route := range found {
-		dst, ok := destination(&route)
-		switch {
-		case !ok || !dst.Overlaps(block):
-		case dst == block && route.Protocol == routeProtocol:
-			ours = true
-		case block.Bits() <= dst.Bits():
-			return false, fmt.Errorf("own addresses %s: %s is already an address of this node; choose others", block, dst)
+// unused is nil when nobody else's address or local route lies in our blocks.
+func (r *routes) unused() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, block := range r.want {
+		found, err := localRoutes(r.handle, block.Addr())
+		if err != nil {
+			return err
+		}
+		for _, route := range found {
+			dst, ok := destination(&route)
+			if ok && dst.Overlaps(block) && dst.Bits() >= block.Bits() && route.Protocol != routeProtocol {
+				return fmt.Errorf("own addresses %s: %s is already an address of this node; choose others", block, dst)
+			}
 		}
 	}
-	return ours, nil
+	return nil
 }
 
 // close removes the routes when remove is true, and the socket.
@@ -117,7 +108,9 @@ func (r *routes) uplinks() ([]string, error) {
 	defer r.mu.Unlock()
 	index := map[int]bool{}
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		found, err := r.handle.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		found, err := whole(func() ([]netlink.Route, error) {
+			return r.handle.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("cannot list the routes: %w", err)
 		}
@@ -131,7 +124,7 @@ func (r *routes) uplinks() ([]string, error) {
 			}
 		}
 	}
-	links, err := r.handle.LinkList()
+	links, err := whole(r.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
 	}
@@ -150,11 +143,23 @@ func localRoutes(handle *netlink.Handle, of netip.Addr) ([]netlink.Route, error)
 	if of.Is6() {
 		fam = netlink.FAMILY_V6
 	}
-	found, err := handle.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	found, err := whole(func() ([]netlink.Route, error) {
+		return handle.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the local routes: %w", err)
 	}
 	return slices.DeleteFunc(found, func(r netlink.Route) bool { return r.Type != unix.RTN_LOCAL }), nil
+}
+
+// whole asks again when the list changed under the asking, as it does while pods come and go.
+func whole[T any](list func() (T, error)) (out T, err error) {
+	for range 16 {
+		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return out, err
 }
 
 func destination(r *netlink.Route) (netip.Prefix, bool) {

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,7 +15,7 @@ const (
 	probesPerHeartbeat = 5
 	// Routes are looked at after a change was announced, but not more often than this, however many change.
 	lookPause = 200 * time.Millisecond
-	// And from time to time in any case: an announcement may be lost.
+	// And our own route and tables from time to time in any case.
 	lookEvery = 2 * time.Second
 )
 
@@ -59,10 +60,11 @@ func (i *Interception) Run(ctx context.Context, beat func() error) error {
 func (i *Interception) loop(ctx context.Context, p *prober, beat func() error, wake, watch int) error {
 	interval := p.life / probesPerHeartbeat
 	var next, look, looked time.Time
+	changed := true // routes or links, since they were looked at
 	for ctx.Err() == nil {
 		now := time.Now()
 		if !now.Before(look) {
-			i.look()
+			changed = i.look(changed) != nil // then it is tried again
 			looked, look = now, now.Add(lookEvery)
 		}
 		if !now.Before(next) {
@@ -77,6 +79,7 @@ func (i *Interception) loop(ctx context.Context, p *prober, beat func() error, w
 		}
 		if ready[1] {
 			drain(watch)
+			changed = true
 			look = earlier(look, looked.Add(lookPause))
 		}
 	}
@@ -104,38 +107,38 @@ func (i *Interception) stance(beat error, trouble string) stance {
 	return ask
 }
 
-// look puts our route back if it has gone, and follows the uplinks. What goes wrong is told by Status and tried again.
-func (i *Interception) look() {
+// look puts right what somebody else has changed, and keeps for Status what it could not.
+func (i *Interception) look(changed bool) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
-		return
+		return nil
 	}
 	n, err := i.routes.ensure()
 	i.restored.Add(uint64(n))
+	if i.tables != nil && i.kernel.lacks(featureOwner) && !i.withdrawn {
+		err = errors.Join(err, i.restore())
+	}
+	if i.tables != nil && len(i.cfg.Uplinks) == 0 && changed {
+		err = errors.Join(err, i.follow())
+	}
 	i.drift = err
-	if i.tables == nil {
-		return
-	}
-	if i.kernel.lacks(featureOwner) && !i.withdrawn {
-		if err := i.restore(); err != nil {
-			i.drift = err
-		}
-	}
-	if len(i.cfg.Uplinks) > 0 {
-		return
-	}
+	return err
+}
+
+// follow makes the interfaces of the default routes the uplinks. i.mu is held.
+func (i *Interception) follow() error {
 	found, err := i.routes.uplinks()
-	if err == nil && !slices.Equal(found, i.uplinks) {
-		cfg := i.cfg
-		cfg.Uplinks = found
-		if err = i.replace(&cfg, "uplinks"); err == nil {
-			i.uplinks = found
-		}
+	if err != nil || slices.Equal(found, i.uplinks) {
+		return err
 	}
-	if err != nil {
-		i.drift = err
+	cfg := i.cfg
+	cfg.Uplinks = found
+	if err := i.replace(&cfg, "uplinks"); err != nil {
+		return fmt.Errorf("cannot set the uplinks: %w", err)
 	}
+	i.uplinks = found
+	return nil
 }
 
 // restore installs the tables again when somebody has flushed them, which nobody can where they are owned. i.mu is held.

@@ -64,10 +64,6 @@ type (
 		prefix netip.Prefix
 		not    bool
 	}
-	isPort struct { // the port is this one; holds for any protocol with ports where TCP and UDP have them
-		field field
-		port  uint16
-	}
 	isProto   struct{ proto Transport } // the protocol above IP
 	isMark    struct{ mark uint32 }     // the packet's mark: of the socket that sent it, on its way out
 	fromLink  struct{ name string }     // the interface that the packet came in by
@@ -137,7 +133,6 @@ func (t inPrefix) text(f *family) string {
 	return t.field.text(f) + op + prefixText(t.prefix)
 }
 
-func (t isPort) text(f *family) string  { return fmt.Sprintf("%s %d", t.field.text(f), t.port) }
 func (t isProto) text(*family) string   { return "meta l4proto " + t.proto.String() }
 func (t isMark) text(*family) string    { return fmt.Sprintf("meta mark %#x", t.mark) }
 func (t fromLink) text(*family) string  { return fmt.Sprintf("iifname %q", t.name) }
