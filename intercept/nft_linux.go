@@ -49,11 +49,13 @@ func (c *conn) bind() error {
 	}
 	c.port = name.(*unix.SockaddrNetlink).Pid
 	// When a whole batch is refused there is one error for each message. They must fit without SO_RCVBUFFORCE, so they
-	// come without a copy of the message. The larger buffer is a help only.
+	// come without a copy of the message. Larger buffers are granted up to net.core.rmem_max and wmem_max; what a plan may
+	// hold (validate) fits into their defaults.
 	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
 		return err
 	}
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20)
 	return nil
 }
 

@@ -17,6 +17,13 @@ const (
 	maxListeners   = 10
 )
 
+// A transaction is one message to the kernel, which takes at most 416 KiB of one (twice the default of net.core.wmem_max). The
+// rules take 60, an endpoint 100 bytes, a source of IPv6 64.
+const (
+	maxEndpoints = 500
+	maxSources   = 2000 // of Scope, and of Bypass
+)
+
 // dnsPort is the port of the VIPs and of the listeners. Endpoints have their own.
 const dnsPort = 53
 
@@ -126,6 +133,14 @@ func (c *Config) validate() error {
 }
 
 func (c *Config) validateAddresses() error {
+	switch {
+	case len(c.Endpoints) > maxEndpoints:
+		return fmt.Errorf("%d endpoints: at most %d", len(c.Endpoints), maxEndpoints)
+	case len(c.Scope) > maxSources:
+		return fmt.Errorf("%d sources in the scope: at most %d", len(c.Scope), maxSources)
+	case len(c.Bypass) > maxSources:
+		return fmt.Errorf("%d sources to bypass: at most %d", len(c.Bypass), maxSources)
+	}
 	own := func(a netip.Addr) bool { return c.Block4.Contains(a) || c.Block6.Contains(a) }
 	seen := map[netip.Addr]bool{}
 	for _, v := range c.VIPs {

@@ -115,6 +115,9 @@ func TestBadConfig(t *testing.T) {
 		"endpoint is ours":    {func(c *Config) { c.Endpoints = []netip.AddrPort{port("169.254.53.53:53")} }, "ask ourselves"},
 		"endpoint port":       {func(c *Config) { c.Endpoints = []netip.AddrPort{port("10.0.0.1:0")} }, "endpoint 10.0.0.1:0"},
 		"scope invalid":       {func(c *Config) { c.Scope = []netip.Prefix{{}} }, "not an IPv4 or IPv6 prefix"},
+		"too many endpoints":  {func(c *Config) { c.Endpoints = make([]netip.AddrPort, maxEndpoints+1) }, "501 endpoints"},
+		"scope too long":      {func(c *Config) { c.Scope = make([]netip.Prefix, maxSources+1) }, "2001 sources in the scope"},
+		"bypass too long":     {func(c *Config) { c.Bypass = make([]netip.Prefix, maxSources+1) }, "2001 sources to bypass"},
 		"too many VIPs": {func(c *Config) {
 			for n := range 11 {
 				c.VIPs = append(c.VIPs, netip.AddrFrom4([4]byte{10, 0, 0, byte(n + 1)}))

@@ -83,6 +83,29 @@ func TestScope(t *testing.T) {
 	w.expect(w.pods[0], "udp", vip4, agentIs)
 }
 
+// The largest plan is one transaction too, and so is its change.
+//
+// Red when: fill puts all elements into one message, or maxSources is ten times as large.
+func TestLargestPlan(t *testing.T) {
+	w := newWorld(t)
+	var sources []netip.Prefix
+	var many []netip.AddrPort
+	for n := range 2000 {
+		// Every other address: neighbours stay apart, each an interval of its own.
+		sources = append(sources, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xaa, 14: byte(n >> 7), 15: byte(n << 1)}), 128))
+	}
+	for n := range 500 {
+		many = append(many, netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 0xbb, 14: byte(n >> 8), 15: byte(n)}), 53))
+	}
+	a := w.agent(config(patient, func(c *intercept.Config) { c.Bypass, c.Scope, c.Endpoints = sources, sources, many }))
+	w.expect(w.pods[0], "udp", vip6, cluster)
+	w.must(a.i.SetScope(nil))
+	w.expect(w.pods[0], "udp", vip6, agentIs)
+	w.must(a.i.SetBypass(append(sources[:1999:1999], prefixes("fd00:97::/64")...)))
+	w.expect(w.pods[0], "udp", vip6, cluster)
+	w.expect(w.pods[1], "udp", vip6, agentIs)
+}
+
 // What a source asks above its rate goes to kube-proxy, and is answered there; others are not touched.
 //
 // Red when: screen does not look at the rate, or drops the excess.
