@@ -19,6 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/dnslet/dnslet/api"
+	"github.com/dnslet/dnslet/resolver"
 )
 
 // authority is a DNS server in this process: every name has the address that say returns, or none when that is invalid.
@@ -221,6 +222,15 @@ func TestServesFromListenAndUpstreamAlone(t *testing.T) {
 	}
 	if s.Interception.State != api.Skip || !strings.Contains(s.Interception.Reason, "intercept.vips") {
 		t.Errorf("interception: %+v", s.Interception)
+	}
+	if p := s.Process; p.MaxProcs < resolver.DefaultReaders()+2 || p.LimitBytes != memoryCeiling(r.first) || p.FileLimit == 0 || p.ResidentBytes == 0 || p.OpenFiles == 0 {
+		t.Errorf("process: %+v", p)
+	}
+	if _, body := r.get("/v1/status"); strings.Contains(body, "null") {
+		t.Errorf("a list of the status document is null:\n%s", body)
+	}
+	if code, body := r.get("/v1/config"); code != 200 || !strings.Contains(body, up.addr.String()) {
+		t.Errorf("the configuration in force: %d\n%s", code, body)
 	}
 	r.ended()
 	if _, err := net.DialTimeout("tcp", r.AdminAddr().String(), time.Second); err == nil {
@@ -516,4 +526,41 @@ func TestAChangeTakenBackNeedsNoRestart(t *testing.T) {
 	within(t, 2*time.Second, "reported", func() bool { return len(r.status().Config.RestartFor) == 1 })
 	cm.write(zoneConfig(up, "198.51.100.1"))
 	within(t, 2*time.Second, "taken back", func() bool { c := r.status().Config; return len(c.RestartFor) == 0 && c.Reloads == 2 })
+}
+
+// Red when: watch tells the service manager without asking Progress.
+func TestWatchdogFallsSilentWithoutProgress(t *testing.T) {
+	a, err := New(Options{Log: io.Discard, Getenv: func(string) string { return "" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &logBuffer{}
+	a.log = newLogger(log, "text", &a.level)
+	sock := filepath.Join(t.TempDir(), "notify")
+	m := manager(t, sock)
+	if a.notify, err = newNotifier(env("NOTIFY_SOCKET", sock, "WATCHDOG_USEC", "10000")); err != nil {
+		t.Fatal(err)
+	}
+	defer a.notify.close()
+	if a.cache, err = newCache(a.first.Cache); err != nil {
+		t.Fatal(err)
+	}
+	u := newUpstreams(a.log, a.first)
+	defer u.stop()
+	zones, err := u.apply(a.first, a.first.Self(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A resolver that does not run makes no progress.
+	if a.server, err = resolver.New(resolver.Config{Cache: a.cache, Zones: zones, Limits: limitsOf(a.first.Limits), Readers: 1, Logger: a.log}); err != nil {
+		t.Fatal(err)
+	}
+	g := newGroup()
+	g.run(a.watch)
+	within(t, 5*time.Second, "three beats are left out", func() bool { return strings.Count(log.String(), "no progress") >= 3 })
+	g.stop()
+	m.SetReadDeadline(time.Now())
+	if n, err := m.Read(make([]byte, 512)); err == nil {
+		t.Errorf("the service manager heard %d bytes of an agent that is stuck", n)
+	}
 }

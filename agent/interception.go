@@ -112,9 +112,9 @@ func (t *interception) listeners() []netip.AddrPort {
 	return out
 }
 
-// owns says whether addr stands for a virtual IP.
+// owns says whether addr is an address of ours that stands for a virtual IP, whether or not it is in use.
 func (t *interception) owns(addr netip.Addr) bool {
-	return slices.ContainsFunc(t.listeners(), func(l netip.AddrPort) bool { return l.Addr() == addr })
+	return t.plan != nil && slices.ContainsFunc(t.plan.Listeners(), func(l intercept.Listener) bool { return l.Addr == addr })
 }
 
 // mark is the SO_MARK of listening sockets; 0: none is needed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/metrics"
@@ -76,31 +77,26 @@ func (a *Agent) Ready(ctx context.Context) []admin.Check {
 // askSelf probes every plain address, all at once: one that does not answer must not use up the time of the others.
 func (a *Agent) askSelf(ctx context.Context) []admin.Check {
 	var checks []admin.Check
-	for _, addr := range a.server.Addrs() {
-		if a.take.get() != nil && a.take.owns(addr.Addr()) {
-			continue
-		}
-		for _, network := range []string{"udp", "tcp"} {
-			checks = append(checks, admin.Check{Name: network + " " + addr.String()})
-		}
-	}
+	var ask []func()
 	var wg sync.WaitGroup
-	i := 0
 	for _, addr := range a.server.Addrs() {
-		if a.take.get() != nil && a.take.owns(addr.Addr()) {
+		if a.take.owns(addr.Addr()) {
 			continue
 		}
 		for _, network := range []string{"udp", "tcp"} {
-			c := &checks[i]
-			i++
-			wg.Go(func() {
-				if err := probe(ctx, network, a.proberFor(addr.Addr()), addr); err != nil {
-					c.Reason = err.Error()
-				} else {
-					c.OK = true
+			i := len(checks)
+			checks = append(checks, admin.Check{Name: network + " " + addr.String()})
+			ask = append(ask, func() {
+				if err := probe(ctx, network, netip.Addr{}, addr); err != nil {
+					checks[i].Reason = err.Error()
+					return
 				}
+				checks[i].OK = true
 			})
 		}
+	}
+	for _, f := range ask {
+		wg.Go(f)
 	}
 	wg.Wait()
 	return checks
@@ -138,6 +134,8 @@ func (a *Agent) Status() api.Status {
 		SchemaVersion: api.SchemaVersion, Version: a.opts.Version, Host: a.host, Kernel: a.kernel, PID: os.Getpid(),
 		Started: a.started, UptimeSeconds: time.Since(a.started).Seconds(), Phase: a.phase,
 		Config: a.load, Process: a.process(),
+		// Lists are there from the first moment on, if empty: readers go through them.
+		Checks: []api.Check{}, Listeners: []api.Listener{}, Upstreams: []api.Upstream{}, Zones: []api.Zone{},
 	}
 	cfg := a.cfg
 	a.mu.Unlock()
@@ -230,6 +228,9 @@ func (a *Agent) listeners(checks []admin.Check, in *api.Interception) []api.List
 	var out []api.Listener
 	for _, addr := range a.server.Addrs() {
 		l := api.Listener{Addr: addr.String(), State: api.OK}
+		if a.take.owns(addr.Addr()) && !in.Installed {
+			l.State, l.Error = api.Skip, "nothing is sent there: there is no interception"
+		}
 		if why := bad[l.Addr]; why != nil {
 			l.State, l.Error = api.Fail, strings.Join(why, ", ")
 		}
@@ -270,7 +271,7 @@ func (a *Agent) cacheStatus() api.Cache {
 
 // upstreamStatus puts what a group knows into words.
 func upstreamStatus(name string, u *served) api.Upstream {
-	out := api.Upstream{Name: name, State: api.OK, Source: u.made.ResolvConf, Notes: u.warnings}
+	out := api.Upstream{Name: name, State: api.OK, Source: u.made.ResolvConf, Notes: u.warnings, Endpoints: []api.Endpoint{}}
 	if u.made.LastResort.IsValid() {
 		out.LastResort = u.made.LastResort.String()
 	}
@@ -310,7 +311,7 @@ func upstreamStatus(name string, u *served) api.Upstream {
 func endpointStatus(e *upstream.EndpointStatus) api.Endpoint {
 	out := api.Endpoint{
 		Addr: e.Endpoint.Addr.String(), Transport: e.Endpoint.Transport.String(), State: api.OK,
-		LatencySeconds: e.Latency.Seconds(), Asked: e.Asked, Answered: e.Answered, Lost: e.Asked - min(e.Asked, e.Answered),
+		LatencySeconds: e.Latency.Seconds(), Asked: e.Asked, Answered: e.Answered, Unanswered: e.Asked - min(e.Asked, e.Answered),
 	}
 	ago := "never answered"
 	if e.LastAnswer >= 0 {
@@ -326,7 +327,7 @@ func endpointStatus(e *upstream.EndpointStatus) api.Endpoint {
 }
 
 func zonesStatus(cfg config.Config) []api.Zone {
-	var out []api.Zone
+	out := []api.Zone{}
 	for _, z := range cfg.Zones {
 		own := z.Upstream != config.DefaultUpstream || len(z.Hosts) > 0
 		out = append(out, api.Zone{Name: z.Name, Upstream: z.Upstream, Hosts: len(z.Hosts), FailOpen: !own || !cfg.Intercept.Enabled()})

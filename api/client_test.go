@@ -34,7 +34,9 @@ func TestWhatAnswersIsJudged(t *testing.T) {
 		unreachable bool
 		says        string // empty: no error
 	}{
-		{"an agent", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"schemaVersion":1,"host":"n","new":1}`)) }, false, ""},
+		{"an agent", func(w http.ResponseWriter, _ *http.Request) {
+			w.Write([]byte(`{"schemaVersion":1,"host":"n","new":1}`))
+		}, false, ""},
 		{"a newer agent", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"schemaVersion":2}`)) }, false, "speaks schema 2"},
 		{"a web server", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`<html>`)) }, true, "no dnslet agent"},
 		{"another API", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{}`)) }, true, "no dnslet agent"},

@@ -139,8 +139,8 @@ type Endpoint struct {
 	LatencySeconds float64 `json:"latencySeconds"` // moving average; 0 before the first answer
 	Asked          uint64  `json:"asked"`
 	Answered       uint64  `json:"answered"`
-	Lost           uint64  `json:"lost"`
-	Share          float64 `json:"share"` // of its group's questions, 0 to 1
+	Unanswered     uint64  `json:"unanswered"` // asked, and not answered or not yet
+	Share          float64 `json:"share"`      // of its group's questions, 0 to 1
 }
 
 // Zone is a suffix that is answered otherwise than the root.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -95,6 +96,9 @@ func runAgent(ctx context.Context, o agent.Options) error {
 	var taken *agent.PortTakenError
 	if errors.As(err, &taken) {
 		return withRemedy(err, fmt.Sprintf("a node has one dnslet agent; stop what has the port, or choose another address with --set %s=IP:PORT", taken.Key))
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return withRemedy(err, "run it as root, or choose ports above 1023 and intercept.mode=auto")
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"errors"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,5 +141,73 @@ func lookup(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if len(r.Answer) != 1 || !strings.HasSuffix(r.Answer[0].String(), "\t"+args[2]) {
 		ts.Fatalf("%s is %v, want %s", args[1], r.Answer, args[2])
+	}
+}
+
+// Red when: obey stops at the first signal only.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	var mute atomic.Bool
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	upstream := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		if !mute.Load() {
+			w.WriteMsg(new(dns.Msg).SetReply(q))
+		}
+	})}
+	go upstream.ActivateAndServe()
+
+	log, logged, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command("dnslet", "agent", "--set", "listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0", "--set", "upstream="+pc.LocalAddr().String())
+	cmd.Stderr = logged
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	logged.Close()
+	defer cmd.Process.Kill()
+	lines := bufio.NewScanner(log)
+	until := func(what string) string {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), what) {
+				return lines.Text()
+			}
+		}
+		t.Fatalf("the log ended without %q", what)
+		return ""
+	}
+	_, addr, _ := strings.Cut(until("msg=listening"), "addrs=[")
+	addr, _, _ = strings.Cut(addr, "]")
+	until("msg=ready")
+	// A question that nobody answers keeps the drain waiting for 1.8 s.
+	mute.Store(true)
+	conn, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	question, err := new(dns.Msg).SetQuestion("waits.example.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(question); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, what := range []string{`msg="agent stops"`, "second signal"} {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		until(what)
+	}
+	err = cmd.Wait()
+	if d := time.Since(began); cmd.ProcessState.ExitCode() != ExitFindings || d > 1500*time.Millisecond {
+		t.Errorf("ended after %v with %v", d, err)
 	}
 }

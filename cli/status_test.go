@@ -36,9 +36,9 @@ func healthy() *api.Status {
 		Upstreams: []api.Upstream{{
 			Name: "default", State: api.OK, Reason: "3 of 3 endpoints healthy", LastResort: "172.20.0.10:53",
 			Endpoints: []api.Endpoint{
-				{Addr: "10.98.1.2:53", Transport: "udp", State: api.OK, LatencySeconds: 0.00041, Asked: 40_112, Answered: 40_110, Lost: 2, Share: 0.62},
+				{Addr: "10.98.1.2:53", Transport: "udp", State: api.OK, LatencySeconds: 0.00041, Asked: 40_112, Answered: 40_110, Unanswered: 2, Share: 0.62},
 				{Addr: "10.98.2.2:53", Transport: "udp", State: api.OK, LatencySeconds: 0.00055, Asked: 20_010, Answered: 20_010, Share: 0.31},
-				{Addr: "10.98.3.2:53", Transport: "udp", State: api.OK, LatencySeconds: 0.0123, Asked: 4_500, Answered: 4_499, Lost: 1, Share: 0.07},
+				{Addr: "10.98.3.2:53", Transport: "udp", State: api.OK, LatencySeconds: 0.0123, Asked: 4_500, Answered: 4_499, Unanswered: 1, Share: 0.07},
 			},
 		}},
 		Config:    api.ConfigLoad{State: api.OK, File: "/etc/dnslet/config.yaml", Loaded: noon.Add(-134 * time.Second), Reloads: 3, OK: true},

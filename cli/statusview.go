@@ -176,11 +176,11 @@ func upstreamView(v *screen, u *api.Upstream) {
 	v.part(u.State, "upstream", facts(text, prefixed("from ", u.Source), last))
 	rows := make([][]string, 0, len(u.Endpoints))
 	for _, e := range u.Endpoints {
-		rows = append(rows, []string{e.Addr, e.Transport, e.State, latency(e.LatencySeconds), fmt.Sprintf("%.0f %%", 100*e.Share), count(e.Asked), count(e.Lost), e.Reason})
+		rows = append(rows, []string{e.Addr, e.Transport, e.State, latency(e.LatencySeconds), fmt.Sprintf("%.0f %%", 100*e.Share), count(e.Asked), count(e.Unanswered), e.Reason})
 	}
 	if len(rows) > 0 {
 		v.table([]column{{title: "ENDPOINT"}, {title: "BY"}, {title: "HEALTH", state: true}, {title: "LATENCY", right: true},
-			{title: "SHARE", right: true}, {title: "ASKED", right: true}, {title: "LOST", right: true}, {title: ""}}, rows)
+			{title: "SHARE", right: true}, {title: "ASKED", right: true}, {title: "UNANSWERED", right: true}, {title: ""}}, rows)
 	}
 	for _, n := range u.Notes {
 		v.more("note: " + n)
