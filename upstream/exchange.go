@@ -176,6 +176,10 @@ func (x *exchange) judge(a *attempt) bool {
 	if a.over { // given up before: its endpoint was removed
 		return false
 	}
+	if a.err != nil && a.ep.gone.Load() { // its connection was closed for that reason; the new list is the place to look
+		x.onReplaced()
+		return false
+	}
 	a.over = true
 	x.waiting--
 	switch {

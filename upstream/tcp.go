@@ -197,29 +197,22 @@ func (c *tcpConn) read(conn net.Conn) {
 	}
 }
 
-// answer finds the question that msg answers.
+// answer finds the question that msg answers. The lock is held throughout: whoever gets the answer and asks again at once
+// is to find the connection idle.
 func (c *tcpConn) answer(view *wire.Answer, msg []byte) {
 	p := c.pool
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	i := c.find(wire.MsgID(msg))
 	if i < 0 {
-		p.mu.Unlock()
 		p.group.stats.Mismatched.Add(1)
 		return
 	}
-	a := c.waiting[i]
-	p.mu.Unlock()
-	if !p.group.received(a, view, msg) {
+	if !p.group.received(c.waiting[i], view, msg) {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i = c.find(a.id); i > 0 {
-		p.outOfOrder = true
-	}
-	if i >= 0 {
-		c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
-	}
+	p.outOfOrder = p.outOfOrder || i > 0
+	c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
 	c.served = true
 	_ = c.conn.SetReadDeadline(time.Now().Add(tcpQuiet))
 }

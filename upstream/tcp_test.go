@@ -88,6 +88,14 @@ func askAll(t *testing.T, g *Group, n int) *sync.WaitGroup {
 	return &wg
 }
 
+// overtakes reports whether g's first endpoint was seen to answer out of order.
+func overtakes(g *Group) bool {
+	p := g.list.Load().all[0].tcp
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outOfOrder
+}
+
 // A question behind another waits for that one's answer, so each gets a connection of its own while there are any.
 //
 // Red when: choose prefers a busy connection to a new one; or tcpConns is no bound.
@@ -108,7 +116,7 @@ func TestTCPIsNotPipelinedWithoutNeed(t *testing.T) {
 	close(p.open)
 	wg.Wait()
 	more.Wait()
-	if g.list.Load().all[0].tcp.outOfOrder {
+	if overtakes(g) {
 		t.Error("held for out of order, though it answers in turn")
 	}
 }
@@ -126,7 +134,7 @@ func TestTCPIsPipelinedWhereAnswersOvertake(t *testing.T) {
 	until(t, "all are asked", func() bool { all, _ := p.seen(); return all == 3*tcpConns })
 	close(p.open)
 	wg.Wait()
-	if !g.list.Load().all[0].tcp.outOfOrder {
+	if !overtakes(g) {
 		t.Fatal("answers overtook each other and nobody noticed")
 	}
 	s.hangUp()
