@@ -202,7 +202,7 @@ func (s *Server) await(ctx context.Context) {
 	s.cancel()
 	s.mu.Lock()
 	for c := range s.conns {
-		c.kill()
+		c.kill(ConnBroken)
 	}
 	s.mu.Unlock()
 	<-done

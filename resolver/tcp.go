@@ -142,7 +142,8 @@ type tcpConn struct {
 	pending int        // askers that wait for a flight
 	queue   []byte     // answers of flights, with length prefixes
 	sender  bool       // a goroutine is writing queue
-	dead    bool       // nothing more is written
+	dead    bool       // nothing more is read or written
+	why     Event      // what killed it, if dead
 	ending  bool       // asked to end as soon as all is answered
 
 	in [2 + maxRequest]byte
@@ -177,14 +178,17 @@ func (s *Server) welcome(nc *net.TCPConn) {
 func (c *tcpConn) run() {
 	defer c.s.work.Done()
 	why := c.read()
-	c.s.stats.shared.event(why)
 	c.mu.Lock()
 	for !c.dead && (c.pending > 0 || c.sender) {
 		c.settled.Wait()
 	}
 	polite := !c.dead
+	if c.dead {
+		why = c.why
+	}
 	c.dead = true
 	c.mu.Unlock()
+	c.s.stats.shared.event(why)
 	if polite {
 		c.leave()
 	}
@@ -205,7 +209,10 @@ func (c *tcpConn) read() Event {
 		} else if complete.IsZero() {
 			complete = time.Now().Add(c.s.patience.message)
 		}
-		ending := c.arm(complete)
+		ending, dead := c.arm(complete)
+		if dead {
+			return ConnBroken
+		}
 		m, err := c.nc.Read(c.in[n:])
 		n += m
 		if m > 0 {
@@ -231,7 +238,7 @@ func (c *tcpConn) read() Event {
 			return ConnClosed
 		default:
 			if !errors.Is(err, io.EOF) {
-				c.kill()
+				c.kill(ConnBroken)
 			}
 			return ConnBroken
 		}
@@ -239,11 +246,15 @@ func (c *tcpConn) read() Event {
 }
 
 // arm sets the deadline of the next read and says whether the connection has
-// been asked to end, in which case only what has already arrived is read.
-func (c *tcpConn) arm(complete time.Time) (ending bool) {
+// been asked to end, in which case only what has already arrived is read, or is
+// dead, in which case nothing is.
+func (c *tcpConn) arm(complete time.Time) (ending, dead bool) {
 	idle := c.s.idleTime()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dead {
+		return c.ending, true
+	}
 	if c.ending {
 		idle = lastCall
 	}
@@ -252,7 +263,7 @@ func (c *tcpConn) arm(complete time.Time) (ending bool) {
 		d = complete
 	}
 	_ = c.nc.SetReadDeadline(d)
-	return c.ending
+	return c.ending, false
 }
 
 // idleTime is for how long a connection may ask nothing, now.
@@ -282,21 +293,24 @@ func (c *tcpConn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ending = true
-	_ = c.nc.SetReadDeadline(time.Now().Add(lastCall))
+	if !c.dead {
+		_ = c.nc.SetReadDeadline(time.Now().Add(lastCall))
+	}
 }
 
-// kill ends the connection at once; answers that are owed are discarded.
-func (c *tcpConn) kill() {
+// kill ends the connection at once, for the reason given; answers that are owed
+// are discarded.
+func (c *tcpConn) kill(why Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.die()
+	c.die(why)
 }
 
-func (c *tcpConn) die() {
+func (c *tcpConn) die(why Event) {
 	if c.dead {
 		return
 	}
-	c.dead = true
+	c.dead, c.why = true, why
 	c.s.tcpQueued.Add(-int64(len(c.queue)))
 	c.queue = nil
 	c.settled.Broadcast()
@@ -414,10 +428,11 @@ func (c *tcpConn) write(b []byte) {
 		return
 	}
 	if _, err := c.nc.Write(b); err != nil {
+		why := ConnBroken
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.s.stats.shared.event(ConnStuck)
+			why = ConnStuck
 		}
-		c.kill()
+		c.kill(why)
 	}
 }
 
@@ -430,8 +445,7 @@ func (c *tcpConn) reply(msg []byte) {
 	}
 	need := 2 + len(msg)
 	if len(c.queue) > 0 && len(c.queue)+need > tcpQueue || c.s.tcpQueued.Load() > tcpQueues {
-		c.s.stats.shared.event(ConnStuck)
-		c.die()
+		c.die(ConnStuck)
 		return
 	}
 	c.s.tcpQueued.Add(int64(need))
