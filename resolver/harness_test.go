@@ -202,6 +202,7 @@ func (s *testServer) run(t testing.TB) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	eventually(t, "the server runs", func() bool { return !errors.Is(s.Progress(), errNotRunning) })
 }
 
 // question is a query as glibc sends it.

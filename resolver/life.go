@@ -94,12 +94,12 @@ func (s *Server) Addrs() []netip.AddrPort {
 }
 
 // Run serves until Drain has ended it, and returns nil. When ctx ends first, it
-// drains for up to 3 s. A Server runs once.
+// drains for up to 3 s. A Server runs once: after that Run returns ErrClosed.
 func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.state != lifeNew {
 		s.mu.Unlock()
-		return errors.New("cannot run resolver: it has run already")
+		return ErrClosed
 	}
 	s.state = lifeRunning
 	s.start(s.udp, s.tcp)

@@ -45,8 +45,11 @@ type udpSocket struct {
 	fd      int
 	readers []*udpReader
 	ending  atomic.Bool
-	full    chan struct{} // wakes one helper
-	ended   chan struct{} // closed by end
+	// behind is set after a stall of the process until the queue has been read to
+	// its end: what is in it is old.
+	behind atomic.Bool
+	full   chan struct{} // wakes one helper
+	ended  chan struct{} // closed by end
 
 	// sending is held shared by flights while they send and exclusively by close,
 	// so that no reply ever goes to a descriptor number that is somebody else's.
@@ -111,9 +114,7 @@ type udpReader struct {
 	id   int
 	act  activity
 	desk desk
-	seen uint64 // stalls of the process that this reader knows of
-	// behind is set after a stall until the queue has been read to its end.
-	behind bool
+	seen uint64 // stalls of the process that the first reader knows of
 
 	recv    [batch]mmsghdr
 	recvVec [batch]unix.Iovec
@@ -161,8 +162,12 @@ func (r *udpReader) run() {
 	// and is woken there, without the scheduler.
 	runtime.LockOSThread()
 	for {
+		flags := uintptr(unix.MSG_WAITFORONE)
+		if r.sock.behind.Load() {
+			flags = unix.MSG_DONTWAIT // to see the end of the queue
+		}
 		r.act.idle()
-		n, errno := r.receive(unix.MSG_WAITFORONE)
+		n, errno := r.receive(flags)
 		now := r.s.clock()
 		r.act.busy(now)
 		if r.sock.ending.Load() {
@@ -177,10 +182,13 @@ func (r *udpReader) run() {
 			r.failed(errno)
 			continue
 		}
+		if r.s.pulse.stalled(now, &r.seen) {
+			r.sock.behind.Store(true)
+		}
 		if n == batch {
 			r.sock.callHelp()
 		}
-		r.handle(n, now)
+		r.batch(n, now)
 	}
 }
 
@@ -210,18 +218,9 @@ func (r *udpReader) help() {
 			}
 			now := r.s.clock()
 			r.act.busy(now)
-			r.handle(n, now)
+			r.batch(n, now)
 		}
 		r.act.idle()
-	}
-}
-
-// handle answers a batch with an eye on how old it may be.
-func (r *udpReader) handle(n int, now int64) {
-	r.behind = r.s.pulse.stalled(now, &r.seen) || r.behind
-	r.batch(n, now)
-	if n < batch {
-		r.behind = false // the queue has been read to its end
 	}
 }
 
@@ -239,6 +238,10 @@ func (r *udpReader) receive(flags uintptr) (int, unix.Errno) {
 // can report (ENOMEM; ENETDOWN or EHOSTUNREACH left by a send) concern a
 // moment, not the socket.
 func (r *udpReader) failed(errno unix.Errno) {
+	if errno == unix.EAGAIN {
+		r.sock.behind.Store(false)
+		return
+	}
 	r.desk.counts.event(RecvFailed)
 	if errno == unix.ENOMEM || errno == unix.ENOBUFS {
 		runtime.Gosched() // let something be freed before the next try
@@ -314,7 +317,7 @@ func (r *udpReader) one(i int, h *mmsghdr, now int64) []byte {
 	if !need {
 		return reply
 	}
-	if r.behind {
+	if r.sock.behind.Load() {
 		r.desk.counts.event(QueueExpired)
 		r.desk.counts.outcomes[UDP][Dropped].Add(1)
 		return nil
