@@ -60,13 +60,16 @@ func (p *Pod) Lookup(ctx context.Context, name string) Lookup {
 	l := &lookup{pod: p, ctx: ctx, Lookup: Lookup{Name: name, Began: time.Now()}}
 	for _, candidate := range candidates(name) {
 		found, err := l.query(candidate)
-		if err != nil && !errors.Is(err, errServer) {
-			l.Err = err // "anything else implies that we're done" (res_nsearch)
-			break
-		}
-		l.Err = err
 		if found {
 			l.Err = nil
+			break
+		}
+		// After an error of the server the search goes on, and ends with "try again" if nothing is found; "anything else
+		// implies that we're done" (res_nsearch).
+		if err != nil {
+			l.Err = err
+		}
+		if err != nil && !errors.Is(err, errServer) {
 			break
 		}
 	}

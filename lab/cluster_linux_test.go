@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/dnslet/dnslet/lab/netns"
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 )
@@ -309,15 +307,18 @@ func TestRaceSlow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if stats := hold.Stats(); stats.Pairs != pairs || stats.Singles != 0 {
-				t.Errorf("held %d pairs and %d single packets, want %d and 0", stats.Pairs, stats.Singles, pairs)
+			// Every packet was held, and all but a few pairs went together: a machine that is busy elsewhere for longer than
+			// holdTime may tear one apart.
+			const most = pairs * 95 / 100
+			if stats := hold.Stats(); stats.Pairs < most || 2*stats.Pairs+stats.Singles != 2*pairs {
+				t.Errorf("held %+v, want %d pairs", stats, pairs)
 			}
-			want := Counters{Clashes: pairs, LateAnswers: uint64(lost)}
-			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Counters{}, "NewEntries")); diff != "" {
-				t.Errorf("counters (-want +got):\n%s", diff)
+			if got.Clashes < most || got.Clashes > pairs || got.NewEntries < pairs {
+				t.Errorf("%d clashes and %d new entries of %d pairs", got.Clashes, got.NewEntries, pairs)
 			}
-			if got.NewEntries < pairs {
-				t.Errorf("%d new entries, want at least %d", got.NewEntries, pairs)
+			if got.InsertFailed != 0 || got.Drop != 0 || got.LateAnswers != uint64(lost) {
+				t.Errorf("insert_failed %d, drop %d, %d late answers, want 0, 0, and the %d that were lost",
+					got.InsertFailed, got.Drop, got.LateAnswers, lost)
 			}
 			if lost < test.lost[0] || lost > test.lost[1] {
 				t.Errorf("%d answers lost, want %d to %d", lost, test.lost[0], test.lost[1])

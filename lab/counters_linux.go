@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/dnslet/dnslet/lab/netns"
 	"github.com/dnslet/dnslet/node"
@@ -17,6 +19,7 @@ import (
 type Meter struct {
 	c       *Cluster
 	entries *node.NewEntries
+	last    atomic.Uint64 // entries of a last resort
 	before  node.Conntrack
 	noPorts uint64
 }
@@ -28,7 +31,12 @@ func (c *Cluster) Meter() (*Meter, error) {
 		if m.before, err = node.ReadConntrack(); err != nil {
 			return err
 		}
-		m.entries, err = node.WatchNewEntries(func(f node.Flow) bool { return f.Src.Port() == 53 || f.Dst.Port() == 53 })
+		m.entries, err = node.WatchNewEntries(func(f node.Flow) bool {
+			if f.Src.Addr() == NodeAddr && f.Dst == netip.AddrPortFrom(VIP, 53) {
+				m.last.Add(1)
+			}
+			return f.Src.Port() == 53 || f.Dst.Port() == 53
+		})
 		return err
 	})
 	if err != nil {
@@ -59,7 +67,7 @@ func (m *Meter) Stop() (Counters, error) {
 		return Counters{}, err
 	}
 	gained := now.Sub(m.before)
-	return Counters{NewEntries: entries, Clashes: gained.ClashResolve, InsertFailed: gained.InsertFailed, Drop: gained.Drop,
+	return Counters{NewEntries: entries, LastResort: m.last.Load(), Clashes: gained.ClashResolve, InsertFailed: gained.InsertFailed, Drop: gained.Drop,
 		LateAnswers: noPorts - m.noPorts}, nil
 }
 

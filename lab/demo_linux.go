@@ -62,6 +62,9 @@ func Run(ctx context.Context, o Options, names ...string) (int, error) {
 	}
 	p := &play{o: o, began: time.Now()}
 	if err := p.run(ctx, names); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted, all that was made is gone: %w", ctx.Err())
+		}
 		return 1, err
 	}
 	if err := p.report.write(o.Out, o.Output); err != nil {

@@ -199,19 +199,27 @@ type held struct {
 }
 
 // run is the one thread that gives verdicts. held packets are in the order of their deadlines, which is that of arrival.
+//
+// A packet that has waited long enough goes only when the queue is seen to be empty after that: on a busy machine its partner
+// may have been waiting there, unread.
 func (h *Hold) run() {
 	defer close(h.ended)
 	var waiting []held
+	var overdue bool
 	for {
 		var deadline time.Time
-		if len(waiting) > 0 {
+		switch {
+		case overdue:
+			deadline = time.Now().Add(lookAgain)
+		case len(waiting) > 0:
 			deadline = waiting[0].until
 		}
 		if err := h.conn.SetReadDeadline(deadline); err != nil {
 			return
 		}
 		messages, err := h.conn.Receive()
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, unix.ENOBUFS) {
+		empty := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !empty && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
 		now := time.Now()
@@ -225,13 +233,18 @@ func (h *Hold) run() {
 			}
 			waiting = h.arrive(waiting, held{key, id, now.Add(holdTime)})
 		}
-		for len(waiting) > 0 && !waiting[0].until.After(now) {
+		for empty && overdue && len(waiting) > 0 && !waiting[0].until.After(now) {
 			h.accept(waiting[0].id)
 			h.singles.Add(1)
 			waiting = waiting[1:]
 		}
+		overdue = len(waiting) > 0 && !waiting[0].until.After(now)
 	}
 }
+
+// lookAgain is how long the queue has to be empty before a packet that has waited long enough goes alone: longer than a read,
+// and short beside holdTime.
+const lookAgain = 500 * time.Microsecond
 
 // arrive lets a pair go, or keeps the packet as the first of one.
 func (h *Hold) arrive(waiting []held, p held) []held {

@@ -14,12 +14,6 @@ import (
 
 // TestMain runs the tests, or, as the command that agentCommand names, an agent.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "demo" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		fmt.Println(Demo(ctx, Options{Agent: agentCommand(), Out: os.Stdout, Progress: os.Stderr, SVG: "/tmp/demo.svg"}))
-		return
-	}
 	if len(os.Args) > 1 && os.Args[1] == "agent" {
 		os.Exit(runAgent(os.Args[2:]))
 	}

@@ -10,16 +10,19 @@ import (
 
 // The measures of the picture, in pixels; its bins, per decade of time.
 const (
-	picWidth, picHeight = 880, 470
+	picWidth, picHeight = 880, 486
 	plotLeft, plotRight = 64, 24
-	firstPanel          = 92
+	firstPanel          = 114
 	panelHeight         = 128
 	panelGap            = 56
 
 	binsPerDecade = 12
-	shortest      = 100 * time.Microsecond
-	longest       = 20 * time.Second
+	binsBelow     = 57 // of stubTimer, which is a border between two bins
+	binsAbove     = 7
 )
+
+// stubTimer is the resolver's timeout that the incident makes run out.
+const stubTimer = 5 * time.Second
 
 // style has the colours for light and dark; the picture follows the reader's setting, also inside an <img>.
 const style = `
@@ -45,8 +48,13 @@ func picture(r *Report) []byte {
 		text(&b, plotLeft, 40, "ink title", "start", "No scenario of two paths was played.")
 	} else {
 		head(&b, r, paths[0].Scenario)
+		highest := 0.0 // share of the tallest bar: both panels have one scale
+		for _, p := range paths {
+			_, most := bins(p.took)
+			highest = max(highest, float64(most)/float64(max(p.Lookups, 1)))
+		}
 		for i, p := range paths {
-			panel(&b, i, p)
+			panel(&b, i, p, highest)
 		}
 		axis(&b, len(paths))
 	}
@@ -66,28 +74,28 @@ func pictured(r *Report) []Path {
 }
 
 func head(b *strings.Builder, r *Report, scenario string) {
-	title := "How long pods wait for a name on a quiet cluster"
+	title, about := "How long pods wait for a name", "a quiet cluster"
 	if scenario == "race-slow" {
-		title = "How long pods wait for a name when packets are held together and upstream takes 1.5 s"
+		title, about = title+" during the incident", "packets of a pair held together, external names take 1.5 s"
 	}
 	text(b, plotLeft, 34, "ink title", "start", title)
-	text(b, plotLeft, 56, "dim small", "start", fmt.Sprintf(
-		"dnslet lab, scenario %s: Linux %s, %d pods, %d cluster DNS endpoints, %d lookups/s; glibc's behaviour, ndots:5, caches cold",
-		scenario, r.Kernel, r.Pods, r.Endpoints, r.Rate))
+	text(b, plotLeft, 56, "dim small", "start", fmt.Sprintf("%s; caches cold at the start", about))
+	text(b, plotLeft, 74, "dim small", "start", fmt.Sprintf("%d pods, %d cluster DNS endpoints, %d lookups/s; Linux %s",
+		r.Pods, r.Endpoints, r.Rate, r.Kernel))
 }
 
 // x is where a time is on the axis.
 func x(d time.Duration) float64 {
-	d = min(max(d, shortest), longest)
-	return plotLeft + (picWidth-plotLeft-plotRight)*math.Log(float64(d)/float64(shortest))/math.Log(float64(longest)/float64(shortest))
+	bin := binsBelow + binsPerDecade*math.Log10(float64(max(d, 1))/float64(stubTimer))
+	return plotLeft + (picWidth-plotLeft-plotRight)*min(max(bin/(binsBelow+binsAbove), 0), 1)
 }
 
-// bins counts sorted times by binsPerDecade, and returns the counts and the largest.
+// bins counts times by their bins, those outside the axis in the outermost ones, and returns the counts and the largest.
 func bins(took []time.Duration) (counts []int, most int) {
-	counts = make([]int, int(math.Ceil(binsPerDecade*math.Log10(float64(longest)/float64(shortest)))))
+	counts = make([]int, binsBelow+binsAbove)
 	for _, d := range took {
-		i := int(binsPerDecade * math.Log10(float64(max(d, shortest))/float64(shortest)))
-		i = min(i, len(counts)-1)
+		i := binsBelow + int(math.Floor(binsPerDecade*math.Log10(float64(max(d, 1))/float64(stubTimer))))
+		i = min(max(i, 0), len(counts)-1)
 		counts[i]++
 		most = max(most, counts[i])
 	}
@@ -95,48 +103,56 @@ func bins(took []time.Duration) (counts []int, most int) {
 }
 
 func binStart(i int) time.Duration {
-	return time.Duration(float64(shortest) * math.Pow(10, float64(i)/binsPerDecade))
+	return time.Duration(float64(stubTimer) * math.Pow(10, float64(i-binsBelow)/binsPerDecade))
 }
 
-func panel(b *strings.Builder, n int, p Path) {
+// panel draws the histogram of one path; a bar of the share highest is as tall as the panel allows.
+func panel(b *strings.Builder, n int, p Path, highest float64) {
+	const room = 12 // above the tallest bar
 	top := float64(firstPanel + n*(panelHeight+panelGap))
 	base := top + panelHeight
+	right := float64(picWidth - plotRight)
 	stall := x(stubTimer)
-	fmt.Fprintf(b, `<rect class="bad" x="%.1f" y="%.1f" width="%.1f" height="%d"/>`+"\n", stall, top, x(longest)-stall, panelHeight)
-	counts, most := bins(p.took)
+	fmt.Fprintf(b, `<rect class="bad" x="%.1f" y="%.1f" width="%.1f" height="%d"/>`+"\n", stall, top, right-stall, panelHeight)
+	counts, _ := bins(p.took)
 	for i, c := range counts {
 		if c == 0 {
 			continue
 		}
-		left, right := x(binStart(i)), x(binStart(i+1))
-		// Room for the name above the tallest bar; one lookup alone is still to be seen.
-		height := max(1.5, float64(c)/float64(most)*(panelHeight-30))
+		from, to := x(binStart(i)), x(binStart(i+1))
+		// One lookup alone is still to be seen.
+		height := max(1.5, float64(c)/float64(p.Lookups)/highest*(panelHeight-room))
 		fmt.Fprintf(b, `<rect class="p%d" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%d lookups of %s to %s</title></rect>`+"\n",
-			n, left+0.5, base-height, right-left-1, height, c, seconds(binStart(i).Seconds()), seconds(binStart(i+1).Seconds()))
+			n, from+0.5, base-height, to-from-1, height, c, seconds(binStart(i).Seconds()), seconds(binStart(i+1).Seconds()))
 	}
 	name := map[string]string{ThroughKubeProxy: "through kube-proxy", WithAgent: "with dnslet on the node"}[p.Path]
-	text(b, plotLeft, top+12, fmt.Sprintf("p%d name", n), "start", name)
-	text(b, plotLeft+190, top+12, "dim small", "start", fmt.Sprintf("%d lookups, p50 %s, p99 %s, max %s; %d new conntrack entries",
+	text(b, plotLeft, top-10, fmt.Sprintf("p%d name", n), "start", name)
+	text(b, plotLeft+200, top-10, "dim small", "start", fmt.Sprintf("%d lookups, p50 %s, p99 %s, max %s; %d new conntrack entries",
 		p.Lookups, seconds(p.P50), seconds(p.P99), seconds(p.Max), p.NewEntries))
-	text(b, stall-6, base-8, "ink small", "end", fmt.Sprintf("waited 5 s or more: %d", p.Stalled))
-	text(b, plotLeft-8, base-panelHeight+34, "dim small", "end", percent(float64(most)/float64(max(p.Lookups, 1))))
+	text(b, right-6, top+20, "ink name", "end", fmt.Sprint(p.Stalled))
+	text(b, right-6, top+36, "ink small", "end", "stalled 5 s")
+	text(b, plotLeft-8, top+room+4, "dim small", "end", percent(highest))
 	text(b, plotLeft-8, base, "dim small", "end", "0")
-	fmt.Fprintf(b, `<line class="axis" x1="%d" x2="%.1f" y1="%.1f" y2="%.1f"/>`+"\n", plotLeft, x(longest), base, base)
+	fmt.Fprintf(b, `<line class="axis" x1="%d" x2="%.1f" y1="%.1f" y2="%.1f"/>`+"\n", plotLeft, right, base, base)
 }
-
-// stubTimer is the resolver's timeout that the incident makes run out.
-const stubTimer = 5 * time.Second
 
 func axis(b *strings.Builder, panels int) {
 	bottom := float64(firstPanel + panels*(panelHeight+panelGap) - panelGap)
-	for _, d := range []time.Duration{shortest, time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, stubTimer} {
+	for _, tick := range []struct {
+		at   time.Duration
+		name string
+	}{
+		{100 * time.Microsecond, "100 us"}, {time.Millisecond, "1 ms"}, {10 * time.Millisecond, "10 ms"},
+		{100 * time.Millisecond, "100 ms"}, {time.Second, "1 s"}, {stubTimer, "5 s"},
+	} {
+		d := tick.at
 		for n := range panels {
 			base := float64(firstPanel + n*(panelHeight+panelGap) + panelHeight)
 			fmt.Fprintf(b, `<line class="axis" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`+"\n", x(d), x(d), base, base+5)
 		}
-		text(b, x(d), bottom+20, "dim small", "middle", strings.TrimRight(fmt.Sprint(d), "\n"))
+		text(b, x(d), bottom+20, "dim small", "middle", tick.name)
 	}
-	text(b, (plotLeft+picWidth-plotRight)/2, bottom+40, "dim small", "middle", "time from the program's call to its answer, logarithmic; bars: share of lookups")
+	text(b, (plotLeft+picWidth-plotRight)/2, bottom+40, "dim small", "middle", "time from the program's call to its answer, logarithmic; bars: share of lookups (12 per decade)")
 }
 
 func text(b *strings.Builder, x, y float64, class, anchor, s string) {

@@ -46,6 +46,7 @@ type Path struct {
 // Counters are what happened on the node between two moments.
 type Counters struct {
 	NewEntries   uint64 `json:"newConntrackEntries"` // made for DNS: from or to port 53, by whichever protocol and whomever
+	LastResort   uint64 `json:"lastResortEntries"`   // of these, by the node itself towards the cluster DNS address
 	Clashes      uint32 `json:"clashes"`             // clash_resolve: two packets of one socket that made an entry each
 	InsertFailed uint32 `json:"insertFailed"`        // the counters that are usually watched
 	Drop         uint32 `json:"drop"`
@@ -156,6 +157,10 @@ func (r *Report) notes(b *strings.Builder) {
 			fmt.Fprintf(b, "%s, %s: %d pairs of packets were held together; insert_failed %d, drop %d.\n",
 				p.Scenario, p.Path, p.Held, p.InsertFailed, p.Drop)
 		}
+		if p.LastResort > 0 {
+			fmt.Fprintf(b, "%s, %s: %d of the conntrack entries are of dnslet's last resort, the cluster DNS address through kube-proxy.\n",
+				p.Scenario, p.Path, p.LastResort)
+		}
 	}
 }
 
@@ -178,8 +183,12 @@ func seconds(s float64) string {
 	return digits(s) + " s"
 }
 
+// digits writes a positive number with three digits.
 func digits(x float64) string {
-	return fmt.Sprintf("%.*f", max(0, 2-int(math.Floor(math.Log10(x)))), x)
+	decimals := func() int { return max(0, 2-int(math.Floor(math.Log10(x)))) }
+	scale := math.Pow10(decimals())
+	x = math.Round(x*scale) / scale // 9.999 has become 10, with one decimal less
+	return fmt.Sprintf("%.*f", decimals(), x)
 }
 
 // percent says 100 % and 0 % only when it is so.
