@@ -129,7 +129,7 @@ func TestServerHasTimeLimits(t *testing.T) {
 	}
 }
 
-// Red when: Run returns before the listener is closed, or Listen takes a port twice.
+// Red when: Run returns without Shutdown, or Listen hides the cause of its error.
 func TestServeOnLoopback(t *testing.T) {
 	f := &fakeAgent{status: api.Status{SchemaVersion: api.SchemaVersion, Version: "v1.2.3", Host: "node-7"}, config: "listen: []\n", metrics: full()}
 	s := server(t, f)

@@ -70,10 +70,6 @@ type Agent struct {
 	failed  chan error    // a part that ended with an error; one suffices
 }
 
-// drainTime bounds the wait for open questions at a stop: every question is answered within 1.8 s, and a client of TCP
-// that does not read must not keep a node's agent from being replaced.
-const drainTime = 4 * time.Second
-
 // New reads the configuration and checks it whole. It opens nothing and changes nothing. An error of the configuration
 // is config.Errors.
 func New(o Options) (*Agent, error) {
@@ -181,8 +177,7 @@ func (a *Agent) start(s *stack) error {
 	if err := a.listen(cfg, zones); err != nil {
 		return err
 	}
-	s.push(a.runPart(a.server.Run).stop)
-	s.push(a.drain)
+	s.push(a.runPart(a.server.Run).stop) // the end of Run answers what is queued and in flight, and ends TCP connections
 	a.serving.Store(true)
 	a.setProcs(len(a.server.Addrs()))
 	if err := a.selfProbe(); err != nil {
@@ -254,13 +249,6 @@ func (a *Agent) stopping(followers *group) {
 	a.log.Info("agent stops")
 	a.take.withdraw()
 	followers.stop()
-}
-
-// drain answers what is queued and in flight, ends TCP connections and closes the sockets.
-func (a *Agent) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	a.server.Drain(ctx)
 }
 
 // fail ends Run with err.

@@ -261,7 +261,7 @@ func TestNotReadyBeforeAnUpstreamAnswered(t *testing.T) {
 	<-r.WhenReady()
 }
 
-// Red when: Run drains after the upstreams have ended, or does not drain at all.
+// Red when: start pushes upstreams.stop after the resolver, so that it comes first.
 func TestStopUnderLoadAnswersEverything(t *testing.T) {
 	up := newAuthority(t)
 	r := start(t, Options{Set: []string{"listen=127.0.0.1:0", "upstream=" + up.addr.String(), "limits.tcpPerSource=1024"}})

@@ -242,7 +242,7 @@ func TestAgentAnswersItsNode(t *testing.T) {
 	a.all(someName, fromAgent)
 }
 
-// Red when: the agent makes its table without the owner flag and its listeners without the mark.
+// Red when: intercept makes its tables without the owner flag: they are then found after the kill.
 func TestKilledAgentLeavesNothingInTheWay(t *testing.T) {
 	c := newCluster(t)
 	a := start(t, c)
@@ -272,7 +272,7 @@ func TestKilledAgentLeavesNothingInTheWay(t *testing.T) {
 	start(t, c).all(someName, fromAgent)
 }
 
-// Red when: the heartbeat does not depend on the agent's answers.
+// Red when: the default heartbeat is 5 s.
 func TestStoppedAgentIsPassedBy(t *testing.T) {
 	c := newCluster(t)
 	a := start(t, c)
