@@ -145,7 +145,11 @@ func (a *agent) status(t *testing.T) intercept.Status {
 const helperEnv = "DNSLET_INTERCEPT_HELPER"
 
 func helper() int {
-	a, err := newAgent(func(fn func() error) error { return fn() }, config(), func(i *intercept.Interception) {
+	cfg := config()
+	if os.Getenv(helperEnv) == "starved" {
+		cfg.Heartbeat = 2 * time.Second // so that a busy machine withdraws nothing
+	}
+	a, err := newAgent(func(fn func() error) error { return fn() }, cfg, func(i *intercept.Interception) {
 		i.Deny(os.Getenv(helperEnv) == "unowned", false, false)
 	})
 	if err == nil {

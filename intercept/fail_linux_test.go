@@ -355,8 +355,8 @@ func TestNoDescriptors(t *testing.T) {
 	w := newWorld(t)
 	w.process("starved")
 	for _, vip := range []netip.Addr{vip4, vip6} {
-		w.until(w.pods[0], "tcp", vip, cluster, withdrawn)
-		w.until(w.node, "tcp", vip, cluster, withdrawn)
+		w.until(w.pods[0], "tcp", vip, cluster, 2*withdrawn)
+		w.until(w.node, "tcp", vip, cluster, 2*withdrawn)
 		for _, ns := range []*netns.NS{w.pods[0], w.node} {
 			w.until(ns, "udp", vip, agentIs, back)
 		}

@@ -60,6 +60,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, node: newNS(t), wan: newNS(t)}
 	w.must(w.node.Sysctl("net.ipv4.ip_forward", "1"))
 	w.must(w.node.Sysctl("net.ipv6.conf.all.forwarding", "1"))
+	w.must(w.node.Sysctl("net.ipv4.conf.all.rp_filter", "1")) // the strictest that nodes have
 	w.wire(w.wan, "eth0", "10.98.0.1/24", "10.98.0.2/24", "fd00:98::1/64", "fd00:98::2/64")
 	w.must(w.node.AddRoute(netns.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.98.0.2")}))
 	w.must(w.node.AddRoute(netns.Route{Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fd00:98::2")}))
