@@ -102,6 +102,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return ErrClosed
 	}
 	s.state = lifeRunning
+	s.pulse.beat(s.clock())
 	s.start(s.udp, s.tcp)
 	s.mu.Unlock()
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Limits bound what clients can make the server hold. DefaultLimits gives the
@@ -46,6 +47,27 @@ func (l Limits) Validate() error {
 	}
 	return nil
 }
+
+// Bytes is the most memory that the server holds for clients under l, the cache
+// apart: what waits, what is asked, what is connected, and what is written. It is
+// live memory; the collector lets the heap grow beyond it as GOGC and GOMEMLIMIT
+// say. The sockets' queues in the kernel (4 MiB for each UDP address) come on
+// top. TestSoakBlackHole holds the server to it.
+func (l Limits) Bytes() int64 {
+	asker := int64(unsafe.Sizeof(asker{})) + maxRequest // a request beyond inlineRequest is kept apart
+	flight := int64(unsafe.Sizeof(bench{})) + flightBytes
+	conn := int64(unsafe.Sizeof(tcpConn{})+unsafe.Sizeof(tcpDesk{})) + connBytes
+	return int64(l.InFlight)*(asker+flight) + int64(l.TCPConns)*conn + tcpQueues
+}
+
+const (
+	// flightBytes is what a flight takes besides its bench: the stacks of its
+	// goroutine and of upstream's, contexts, timers, sockets, the table's entry.
+	flightBytes = 40 << 10
+	// connBytes is what a connection takes besides its own struct and buffer: two
+	// stacks, net's structures, and the answer that may exceed tcpQueue.
+	connBytes = 24 << 10
+)
 
 // quota counts how much of one thing all sources together and each source have.
 //

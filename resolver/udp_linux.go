@@ -115,6 +115,7 @@ type udpReader struct {
 	act  activity
 	desk desk
 	seen uint64 // stalls of the process that the first reader knows of
+	old  bool   // the batch in hand was queued during one
 
 	recv    [batch]mmsghdr
 	recvVec [batch]unix.Iovec
@@ -163,7 +164,7 @@ func (r *udpReader) run() {
 	runtime.LockOSThread()
 	for {
 		flags := uintptr(unix.MSG_WAITFORONE)
-		if r.sock.behind.Load() {
+		if r.old = r.sock.behind.Load(); r.old {
 			flags = unix.MSG_DONTWAIT // to see the end of the queue
 		}
 		r.act.idle()
@@ -184,6 +185,7 @@ func (r *udpReader) run() {
 		}
 		if r.s.pulse.stalled(now, &r.seen) {
 			r.sock.behind.Store(true)
+			r.old = true
 		}
 		if n == batch {
 			r.sock.callHelp()
@@ -211,6 +213,9 @@ func (r *udpReader) help() {
 			return
 		}
 		for n := batch; n == batch; {
+			// Before the call: another reader may see the end of the queue while this
+			// one holds its last batch.
+			r.old = r.sock.behind.Load()
 			var errno unix.Errno
 			n, errno = r.receive(unix.MSG_DONTWAIT)
 			if errno != 0 {
@@ -317,7 +322,7 @@ func (r *udpReader) one(i int, h *mmsghdr, now int64) []byte {
 	if !need {
 		return reply
 	}
-	if r.sock.behind.Load() {
+	if r.old {
 		r.desk.counts.event(QueueExpired)
 		r.desk.counts.outcomes[UDP][Dropped].Add(1)
 		return nil
