@@ -516,6 +516,29 @@ func TestServiceManagerHearsTheWholeLife(t *testing.T) {
 	next("STOPPING=1")
 }
 
+// Red when: changed tells READY although the agent is not ready yet.
+func TestReloadBeforeReadyDoesNotTellReady(t *testing.T) {
+	up := newAuthority(t)
+	up.mute.Store(true)
+	cm := &configMap{t: t, dir: t.TempDir()}
+	cm.write(zoneConfig(up, "198.51.100.1"))
+	sock := filepath.Join(t.TempDir(), "notify")
+	m := manager(t, sock)
+	r := begin(t, Options{File: cm.file(), Getenv: env("NOTIFY_SOCKET", sock)})
+	within(t, 5*time.Second, "serving", func() bool { return r.serving.Load() })
+	cm.write(zoneConfig(up, "198.51.100.2"))
+	within(t, 2*time.Second, "reloaded", func() bool { return r.status().Config.Reloads == 1 })
+	m.SetReadDeadline(time.Now())
+	if n, err := m.Read(make([]byte, 512)); err == nil {
+		t.Errorf("the service manager heard %d bytes of an agent that is not ready", n)
+	}
+	up.mute.Store(false)
+	<-r.WhenReady()
+	if got := heard(t, m); got[0] != "READY=1" {
+		t.Errorf("heard %q, want READY=1", got)
+	}
+}
+
 // Red when: RestartFor is counted from the file before instead of from what the process began with.
 func TestAChangeTakenBackNeedsNoRestart(t *testing.T) {
 	up := newAuthority(t)

@@ -16,7 +16,6 @@ import (
 type processLimits struct {
 	memory int64 // Go's soft limit in bytes; 0: none
 	files  uint64
-	procs  int
 }
 
 // What memory is for, beside the cache: the program and its runtime, each question in flight (its packet, its key, its
@@ -61,8 +60,7 @@ func (a *Agent) setLimits(cfg config.Config) {
 // setProcs lets every reader have a thread to run Go code on, and two more for all else, whatever a CPU quota says: a
 // reader that waits for its turn behind the others is a pod that waits.
 func (a *Agent) setProcs(addrs int) {
-	a.limits.procs = max(runtime.GOMAXPROCS(0), addrs*resolver.DefaultReaders()+2)
-	runtime.GOMAXPROCS(a.limits.procs)
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), addrs*resolver.DefaultReaders()+2))
 }
 
 // watch tells the service manager that the agent is alive, but only while every reader makes progress: a hung agent is

@@ -38,13 +38,14 @@ func (e *PortTakenError) Error() string {
 
 func (e *PortTakenError) Unwrap() error { return e.Err }
 
-// taken makes a PortTakenError of err if it is one.
-func taken(err error, key string, addrs ...netip.AddrPort) error {
+// taken makes a PortTakenError of err if it is one: of the first of addrs that somebody has, by one of protocols in the
+// order in which they were tried.
+func taken(err error, key string, protocols []string, addrs ...netip.AddrPort) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
 	for _, a := range addrs {
-		if owner := portOwner(a); owner != "" {
+		if owner := portOwner(a, protocols...); owner != "" {
 			return &PortTakenError{Addr: a, Key: key, Owner: owner, Err: err}
 		}
 	}
@@ -57,7 +58,7 @@ func (a *Agent) listenHTTP(cfg config.Config) error {
 		return err
 	}
 	if err := s.Listen(); err != nil {
-		return taken(err, "admin.listen", cfg.Admin.Listen)
+		return taken(err, "admin.listen", []string{"tcp"}, cfg.Admin.Listen)
 	}
 	a.http = s
 	return nil
@@ -96,7 +97,7 @@ func (a *Agent) listen(cfg config.Config, zones *resolver.Zones) error {
 		}
 		s.Drain(context.Background())
 		if !errors.Is(err, fs.ErrPermission) || a.take.get() == nil {
-			return taken(err, "listen", addrs...)
+			return taken(err, "listen", []string{"udp", "tcp"}, addrs...)
 		}
 		if err := a.take.without(err); err != nil {
 			return err

@@ -18,6 +18,6 @@ func residentBytes() int64 { return 0 }
 
 func openFiles() int { return 0 }
 
-func portOwner(netip.AddrPort) string { return "" }
+func portOwner(netip.AddrPort, ...string) string { return "" }
 
 func freebind(string, string, syscall.RawConn) error { return nil }

@@ -14,16 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portOwner says in words which process has addr, by UDP or by listening on TCP, as far as /proc lets us see; "" if
-// nobody, or if it cannot be told.
-func portOwner(addr netip.AddrPort) string {
+// portOwner says in words which process has addr by the first of protocols ("udp", "tcp") by which it is held, as far as
+// /proc lets us see; "" if nobody, or if it cannot be told.
+func portOwner(addr netip.AddrPort, protocols ...string) string {
 	inodes := map[string]bool{}
-	for _, t := range []string{"udp", "udp6", "tcp", "tcp6"} {
-		sockets(t, addr, inodes)
+	for _, p := range protocols {
+		sockets(p, addr, inodes)
+		sockets(p+"6", addr, inodes)
+		if len(inodes) > 0 {
+			return processWith(inodes)
+		}
 	}
-	if len(inodes) == 0 {
-		return ""
-	}
+	return ""
+}
+
+// processWith says which process has a socket with one of the inodes.
+func processWith(inodes map[string]bool) string {
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return ""

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dnslet/dnslet/api"
 	"github.com/dnslet/dnslet/config"
 )
 
@@ -18,7 +19,12 @@ func (a *Agent) follow(ctx context.Context) {
 
 // changed takes a new configuration, or notes why there is none. The old one serves on if anything is wrong.
 func (a *Agent) changed(cfg config.Config, err error) {
-	a.tell(a.notify.reloading())
+	a.mu.Lock()
+	serving := a.phase == api.Serving // before, the service manager still waits for READY, and must not hear it too early
+	a.mu.Unlock()
+	if serving {
+		a.tell(a.notify.reloading())
+	}
 	if err == nil {
 		err = a.applyConfig(cfg)
 	}
@@ -44,7 +50,9 @@ func (a *Agent) changed(cfg config.Config, err error) {
 	default:
 		a.log.Info("configuration loaded", "file", a.opts.File)
 	}
-	a.tell(a.notify.ready("serving"))
+	if serving {
+		a.tell(a.notify.ready("serving"))
+	}
 }
 
 // applyConfig puts into force what of cfg can be changed without a restart. If it fails nothing has changed, but for the

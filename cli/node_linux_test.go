@@ -234,12 +234,20 @@ func TestAgentAnswersItsNode(t *testing.T) {
 	}
 	t.Logf("\n%s", screen.String())
 
-	// A second agent on the node is turned away by the first one's port, and hurts nobody.
-	second := begin(t, c, command(c))
-	if err := <-second.end; err == nil {
-		t.Error("two agents on one node")
+	// A second agent on the node is turned away, by the first one's port or by its table, and hurts nobody.
+	for _, c2 := range []struct {
+		set  []string
+		says string
+	}{{nil, "a node has one dnslet agent"}, {[]string{"admin.listen=127.0.0.1:0"}, "belongs to another live process"}} {
+		second := begin(t, c, command(c, c2.set...))
+		if err := <-second.end; err == nil {
+			t.Error("two agents on one node")
+		}
+		if b, err := os.ReadFile(second.log); err != nil || !strings.Contains(string(b), c2.says) {
+			t.Errorf("the second agent does not say %q (%v):\n%s", c2.says, err, b)
+		}
+		a.all(someName, fromAgent)
 	}
-	a.all(someName, fromAgent)
 }
 
 // Red when: intercept makes its tables without the owner flag: they are then found after the kill.

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 // Each script in testdata/script is a story of the command line. What a script cannot do by itself:
 //
 //	exits N ARGS...        runs dnslet and wants that exit code
-//	taken VAR              takes a port on 127.0.0.1 and puts IP:PORT into $VAR
+//	taken VAR              takes a port on loopback and puts IP:PORT into $VAR
 //	authority VAR          serves DNS on 127.0.0.1 (everything is 192.0.2.1) and puts IP:PORT into $VAR
 //	free VAR               puts an IP:PORT that nobody has at the moment into $VAR
 //	background ARGS...     starts dnslet and waits until it serves HTTP at $admin
@@ -73,15 +74,19 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// ours is a loopback address that this process has for itself, and any port: on 127.0.0.1 the port that a script was told
+// to be free may be another test's by the time it is used.
+func ours() string { return fmt.Sprintf("127.83.%d.%d:0", os.Getpid()>>8&255, os.Getpid()&255) }
+
 func taken(ts *testscript.TestScript, neg bool, args []string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", ours())
 	ts.Check(err)
 	ts.Defer(func() { ln.Close() })
 	ts.Setenv(args[0], ln.Addr().String())
 }
 
 func free(ts *testscript.TestScript, neg bool, args []string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", ours())
 	ts.Check(err)
 	ts.Setenv(args[0], ln.Addr().String())
 	ts.Check(ln.Close())
