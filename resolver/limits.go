@@ -63,7 +63,7 @@ func (l Limits) Bytes() int64 {
 const (
 	// flightBytes is what a flight takes besides its bench: the stacks of its
 	// goroutine and of upstream's, contexts, timers, sockets, the table's entry.
-	flightBytes = 40 << 10
+	flightBytes = 24 << 10
 	// connBytes is what a connection takes besides its own struct and buffer: two
 	// stacks, net's structures, and the answer that may exceed tcpQueue.
 	connBytes = 24 << 10

@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -68,7 +69,8 @@ func (s *Server) Progress() error {
 // with its cgroup, or without CPU. What lies in the receive queues afterwards
 // is old, and its senders have gone elsewhere.
 type pulse struct {
-	last   atomic.Int64  // the pulse's last beat, ns
+	mu     sync.Mutex    // held when a gap is counted
+	last   atomic.Int64  // the last beat, ns
 	stalls atomic.Uint64 // gaps seen
 }
 
@@ -93,21 +95,38 @@ func (p *pulse) run(ctx context.Context, clock func() int64) {
 	}
 }
 
+// beat notes that the process runs at now. Whoever is the first to do so after a
+// gap counts it, and last changes only afterwards: who sees a new last sees the
+// new count.
 func (p *pulse) beat(now int64) {
-	if last := p.last.Swap(now); last != 0 && now-last > int64(pulseGap) {
+	if !p.gap(now) {
+		p.last.Store(now)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gap(now) {
 		p.stalls.Add(1)
+		p.last.Store(now)
 	}
 }
 
-// stalled says whether the process has not run for a while until now, with what
-// a reader remembers of it. It costs two loads per batch.
-func (p *pulse) stalled(now int64, seen *uint64) bool {
-	n := p.stalls.Load()
-	if n != *seen {
-		*seen = n
-		return true
-	}
-	// The reader may have woken before the pulse did.
+func (p *pulse) gap(now int64) bool {
 	last := p.last.Load()
 	return last != 0 && now-last > int64(pulseGap)
+}
+
+// stalled says, once for each stall, that the process has not run for a while
+// until now; seen is what the reader remembers. Without a stall it costs two
+// loads per batch.
+func (p *pulse) stalled(now int64, seen *uint64) bool {
+	if p.gap(now) { // the reader has woken before the pulse did
+		p.beat(now)
+	}
+	n := p.stalls.Load()
+	if n == *seen {
+		return false
+	}
+	*seen = n
+	return true
 }

@@ -187,6 +187,7 @@ func (r *udpReader) run() {
 			r.sock.behind.Store(true)
 			r.old = true
 		}
+		r.took(n)
 		if n == batch {
 			r.sock.callHelp()
 		}
@@ -223,9 +224,18 @@ func (r *udpReader) help() {
 			}
 			now := r.s.clock()
 			r.act.busy(now)
+			r.took(n)
 			r.batch(n, now)
 		}
 		r.act.idle()
+	}
+}
+
+// took notes that a batch of n was received: a short one is the end of the queue
+// as it was, and what comes from now on is new.
+func (r *udpReader) took(n int) {
+	if r.old && n < batch {
+		r.sock.behind.Store(false)
 	}
 }
 

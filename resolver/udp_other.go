@@ -54,7 +54,9 @@ func (s *Server) listenUDP(addr netip.AddrPort, n int) (*udpSocket, error) {
 
 // run reads, answers and sends until the socket ends and its queue is empty.
 func (r *udpReader) run() {
-	behind := false
+	// Without batches there is no telling when the queue has been read to its
+	// end: what is read within a second after a stall counts as old.
+	var old int64
 	for {
 		r.act.idle()
 		n, from, err := r.sock.nc.ReadFromUDPAddrPort(r.buffer[:])
@@ -62,17 +64,16 @@ func (r *udpReader) run() {
 		r.act.busy(now)
 		switch {
 		case err == nil:
-			behind = r.s.pulse.stalled(now, &r.seen) || behind
-			r.datagram(r.buffer[:n], from, now, behind)
+			if r.s.pulse.stalled(now, &r.seen) {
+				old = now + int64(time.Second)
+			}
+			r.datagram(r.buffer[:n], from, now, now < old)
 		case r.sock.ending.Load(), errors.Is(err, net.ErrClosed):
 			r.act.idle()
 			return
 		default:
 			r.desk.counts.event(RecvFailed)
 		}
-		// Without a batch there is no telling when the queue is empty: what was
-		// queued during a stall is read within the next second.
-		behind = behind && r.s.pulse.stalled(now, &r.seen)
 	}
 }
 
