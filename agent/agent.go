@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,7 +153,6 @@ func (a *Agent) start(s *stack) error {
 	cfg := a.first
 	a.setLimits(cfg)
 	a.log.Info("agent starts", "version", a.opts.Version, "file", a.opts.File, "pid", os.Getpid(), "kernel", a.kernel)
-	a.warn(cfg)
 
 	// HTTP first: its port is what a second agent on the node fails at, before it can touch anything.
 	if err := a.listenHTTP(cfg); err != nil {
@@ -170,6 +170,7 @@ func (a *Agent) start(s *stack) error {
 	if err != nil {
 		return err
 	}
+	a.warn(cfg)
 	if a.take, err = newInterception(a.log, cfg, a.upstreams.clusterDNS()); err != nil {
 		return err
 	}
@@ -266,10 +267,20 @@ func (a *Agent) tell(err error) {
 	}
 }
 
-// warn logs what the configuration's writer may not have meant.
+// warn logs what the configuration's writer may not have meant, each thing once: what the configuration alone tells, and
+// what became of it on this machine.
 func (a *Agent) warn(cfg config.Config) {
+	var said []string
 	for _, w := range cfg.Warnings() {
 		a.log.Warn("configuration", "path", w.Path, "reason", w.Reason)
+		said = append(said, w.Reason)
+	}
+	for name, reasons := range a.upstreams.warnings() {
+		for _, reason := range reasons {
+			if !slices.Contains(said, reason) {
+				a.log.Warn("configuration", "path", "upstreams."+name, "reason", reason)
+			}
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -161,6 +162,12 @@ func (a *Agent) Status() api.Status {
 		}
 	}
 	s.Zones = zonesStatus(cfg)
+	// What is said of an upstream beside its endpoints need not be said again.
+	s.Config.Warnings = slices.DeleteFunc(slices.Clone(s.Config.Warnings), func(w string) bool {
+		return slices.ContainsFunc(s.Upstreams, func(u api.Upstream) bool {
+			return slices.ContainsFunc(u.Notes, func(n string) bool { return strings.HasSuffix(w, ": "+n) })
+		})
+	})
 	s.Conntrack = conntrack()
 	judge(&s)
 	return s
@@ -275,22 +282,22 @@ func upstreamStatus(name string, u *served) api.Upstream {
 	if u.made.LastResort.IsValid() {
 		out.LastResort = u.made.LastResort.String()
 	}
-	var asked uint64
+	var answered uint64
 	healthy := 0
 	for _, e := range u.group.Status() {
 		if e.LastResort {
 			out.LastUsed = e.Answered
 			continue
 		}
-		asked += e.Asked
+		answered += e.Answered
 		out.Endpoints = append(out.Endpoints, endpointStatus(&e))
 		if e.State != upstream.Down {
 			healthy++
 		}
 	}
 	for i := range out.Endpoints {
-		if asked > 0 {
-			out.Endpoints[i].Share = float64(out.Endpoints[i].Asked) / float64(asked)
+		if answered > 0 {
+			out.Endpoints[i].Share = float64(out.Endpoints[i].Answered) / float64(answered)
 		}
 	}
 	n := len(out.Endpoints)

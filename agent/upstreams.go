@@ -108,7 +108,6 @@ func (u *upstreams) group(name string, want config.Upstream, self config.Self) (
 	warnings := []string{}
 	if err != nil {
 		warnings = append(warnings, err.Error())
-		u.log.Warn("upstream has no new endpoints", "upstream", name, "err", err)
 		if old != nil && old.made.ResolvConf == want.ResolvConf {
 			resolved.Endpoints = old.endpoints
 		}
@@ -116,7 +115,6 @@ func (u *upstreams) group(name string, want config.Upstream, self config.Self) (
 	kept, dropped := self.Filter(name, resolved)
 	for _, w := range dropped {
 		warnings = append(warnings, w.Reason)
-		u.log.Warn("configuration", "path", w.Path, "reason", w.Reason)
 	}
 	made := kept
 	made.Endpoints = nil
@@ -229,11 +227,30 @@ func (u *upstreams) stop() {
 	}
 }
 
-// names returns the groups' names, sorted.
+// names returns the groups' names: the default one, which most questions go to, then the others, sorted.
 func (u *upstreams) names() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.Sorted(maps.Keys(u.groups))
+	isDefault := func(name string) int {
+		if name == config.DefaultUpstream {
+			return 0
+		}
+		return 1
+	}
+	return slices.SortedFunc(maps.Keys(u.groups), func(a, b string) int {
+		return cmp.Or(cmp.Compare(isDefault(a), isDefault(b)), cmp.Compare(a, b))
+	})
+}
+
+// warnings are what is wrong with the groups' endpoints as they are now, by group.
+func (u *upstreams) warnings() map[string][]string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	out := map[string][]string{}
+	for name, s := range u.groups {
+		out[name] = s.warnings
+	}
+	return out
 }
 
 // get returns a copy of what is known of a group; ok is false when it has gone.

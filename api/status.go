@@ -36,8 +36,8 @@ type Status struct {
 	Listeners    []Listener   `json:"listeners"`
 	Queries      Queries      `json:"queries"`
 	Cache        Cache        `json:"cache"`
-	Upstreams    []Upstream   `json:"upstreams"` // sorted by name
-	Zones        []Zone       `json:"zones"`     // sorted by name; without the root
+	Upstreams    []Upstream   `json:"upstreams"` // the default one first, then by name
+	Zones        []Zone       `json:"zones"`     // as configured, in that order
 	Config       ConfigLoad   `json:"config"`
 	Process      Process      `json:"process"`
 	Conntrack    *Conntrack   `json:"conntrack,omitempty"` // nil where the kernel keeps none or does not say
@@ -140,7 +140,7 @@ type Endpoint struct {
 	Asked          uint64  `json:"asked"`
 	Answered       uint64  `json:"answered"`
 	Unanswered     uint64  `json:"unanswered"` // asked, and not answered or not yet
-	Share          float64 `json:"share"`      // of its group's questions, 0 to 1
+	Share          float64 `json:"share"`      // of its group's answers, 0 to 1
 }
 
 // Zone is a suffix that is answered otherwise than the root.
