@@ -422,6 +422,56 @@ func TestAgentWithoutPrivilegesGoesOnWithout(t *testing.T) {
 	}
 }
 
+// Red when: change leaves out SetEndpoints, SetBypass or SetScope.
+func TestReloadReachesTheKernel(t *testing.T) {
+	c := newCluster(t)
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	write := func(endpoint netip.Addr, intercept string) {
+		t.Helper()
+		text := fmt.Sprintf("upstreams: {default: {endpoints: [%s]}}\nintercept: {vips: [%s]%s}\n", endpoint, lab.VIP, intercept)
+		if err := os.WriteFile(file+".new", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, two := c.Endpoints[0].Addr, c.Endpoints[1].Addr
+	write(one, "")
+	a := begin(t, c, exec.Command("dnslet", "agent", "--config", file))
+	a.within(15*time.Second, "ready", a.ready)
+	a.all(someName, fromAgent)
+
+	by := func(pod int) string {
+		who, err := ask(c.Pods[pod].NS, "udp", someName)
+		if err != nil {
+			t.Errorf("pod %d: %v", pod, err)
+		}
+		return who
+	}
+	write(two, ", bypass: ["+c.Pods[0].Addr.String()+"]")
+	a.within(3*time.Second, "the first pod is bypassed", func() bool { return by(0) == fromCluster })
+	if who := by(1); who != fromAgent {
+		t.Errorf("the second pod is answered by %s", who)
+	}
+	if i := a.status().Interception; !slices.Equal(i.Endpoints, []string{two.String() + ":53"}) {
+		t.Errorf("asked untracked: %v", i.Endpoints)
+	}
+	// The kernel's own word for it: packets of the upstream leg go past conntrack for the new endpoint, too.
+	before := a.status().Interception.Packets["upstream"]
+	if who, err := ask(c.Pods[1].NS, "udp", "fresh.example.com."); err != nil || who != fromAgent {
+		t.Errorf("a name that is asked upstream: %s, %v", who, err)
+	}
+	if after := a.status().Interception.Packets["upstream"]; after < before+2 {
+		t.Errorf("untracked packets of the upstream leg: %d, then %d", before, after)
+	}
+	write(two, ", scope: ["+c.Pods[0].Addr.String()+"]")
+	a.within(3*time.Second, "the second pod is out of scope", func() bool { return by(1) == fromCluster })
+	if who := by(0); who != fromAgent {
+		t.Errorf("the first pod is answered by %s", who)
+	}
+}
+
 // dropUntracked is a firewall of the node that lets answers in by the state of their connection, and so none that has none.
 func dropUntracked() error {
 	c, err := nftables.New()
