@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func TestKubeProxyBalances(t *testing.T) {
 
 // What kube-proxy rejects: other ports of a Service, addresses of none, and a Service without endpoints.
 //
-// Red when: filters jump nowhere, or service forgets the no-endpoint map.
+// Red when: filter-forward does not jump to cluster-ips-check.
 func TestKubeProxyRejects(t *testing.T) {
 	c := newCluster(t, Config{Pods: 1, Endpoints: 1})
 	refused := func(addr string) {
@@ -153,6 +154,18 @@ func TestLookupTimes(t *testing.T) {
 		defer cancel()
 		if l := c.Pods[1].Lookup(ctx, "web"); l.Err == nil || l.Stalled() || l.Took > 4*time.Second {
 			t.Errorf("cancelled: %v after %v, want an error at once", l.Err, l.Took)
+		}
+	})
+	half := newCluster(t, Config{Pods: 1, Endpoints: 1})
+	var ignored atomic.Bool
+	half.Endpoints[0].Set(Behaviour{Delay: 200 * time.Millisecond, Ignore: func(q dns.Question) bool {
+		return q.Qtype == dns.TypeAAAA && ignored.CompareAndSwap(false, true)
+	}})
+	wg.Go(func() {
+		// Both questions together, then both again, one after the other: 5 s and twice the delay.
+		l := half.Pods[0].Lookup(t.Context(), "web")
+		if l.Failed() || len(l.Addrs) != 1 || l.Timeouts != 1 || l.Queries != 4 || l.Took < 5400*time.Millisecond || l.Took > 7*time.Second {
+			t.Errorf("one lost answer: %v, %d timeouts, %d questions, %v", l.Err, l.Timeouts, l.Queries, l.Took)
 		}
 	})
 	wg.Wait()

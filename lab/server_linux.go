@@ -24,6 +24,8 @@ type Behaviour struct {
 	Loss          float64        // share of questions that are never answered, 0 to 1
 	BlackHole     bool           // no question is answered; the sockets stay open
 	RCodes        map[string]int // names, absolute and lower case, that are answered with an rcode instead
+	// Ignore, where given, says which questions are never answered. It is called by several goroutines at once.
+	Ignore func(dns.Question) bool
 }
 
 // ServerCounts are questions a server has read since it was started or Reset.
@@ -147,6 +149,9 @@ func (s *Server) serve(w dns.ResponseWriter, req *dns.Msg) {
 		return
 	}
 	reply, upstream := s.reply(req, b)
+	if b.Ignore != nil && len(req.Question) == 1 && b.Ignore(req.Question[0]) {
+		return
+	}
 	if delay := b.Delay + s.wait(req.Question, upstream, b); delay > 0 && !s.sleep(delay) {
 		return
 	}

@@ -254,7 +254,7 @@ func TestSysctlIsOfTheNamespace(t *testing.T) {
 
 // An ordinary user gets a whole machine of namespaces: Main starts the tests again as root of a user namespace.
 //
-// Red when: again does not make the network namespace together with the user namespace (Do cannot go home).
+// Red when: again does not make the network namespace together with the user namespace.
 func TestMainAsOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 || os.Getenv(insideEnv) != "" {
 		t.Skip("this test run is that of an ordinary user already")
@@ -264,13 +264,13 @@ func TestMainAsOrdinaryUser(t *testing.T) {
 	cmd.Dir = filepath.Dir(binary)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	out, err := cmd.CombinedOutput()
-	if strings.Contains(string(out), "SKIPPED") {
+	if strings.Contains(string(out), "SKIPPED") && strings.Contains(string(out), "sysctl ") { // a switch says no
 		t.Skipf("this kernel forbids them: %s", out)
 	}
 	if err != nil {
 		t.Fatalf("as uid 1000: %v\n%s", err, out)
 	}
-	if strings.Contains(string(out), "--- SKIP") || strings.Count(string(out), "--- PASS") < 6 {
+	if strings.Contains(string(out), "SKIP") || strings.Count(string(out), "--- PASS") < 6 {
 		t.Errorf("as uid 1000 not everything ran:\n%s", out)
 	}
 }
