@@ -380,8 +380,9 @@ func (s *Server) deliver(b *bench, a *asker, e *cache.Entry, o Outcome, now int6
 	if b.desk.query.Parse(pkt) != wire.Accept {
 		panic("a request that was accepted is no longer acceptable")
 	}
-	a.send(b.desk.fromEntry(pkt, e, a.kind, now, o), &b.desk)
+	reply := b.desk.fromEntry(pkt, e, a.kind, now, o)
 	s.stats.misses.add(time.Duration(now - a.start))
+	a.send(reply, &b.desk)
 }
 
 // send hands msg, which it does not keep, to the client.

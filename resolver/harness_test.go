@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -166,6 +167,9 @@ func newServer(t testing.TB, u Upstream, opts ...option) *testServer {
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if cc.Now != nil {
+		s.pulse.limit = math.MaxInt64 // a clock that a test moves is no stall
 	}
 	return &testServer{Server: s, cache: c}
 }

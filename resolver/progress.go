@@ -69,6 +69,7 @@ func (s *Server) Progress() error {
 // with its cgroup, or without CPU. What lies in the receive queues afterwards
 // is old, and its senders have gone elsewhere.
 type pulse struct {
+	limit  time.Duration // a longer gap is a stall
 	mu     sync.Mutex    // held when a gap is counted
 	last   atomic.Int64  // the last beat, ns
 	stalls atomic.Uint64 // gaps seen
@@ -113,7 +114,7 @@ func (p *pulse) beat(now int64) {
 
 func (p *pulse) gap(now int64) bool {
 	last := p.last.Load()
-	return last != 0 && now-last > int64(pulseGap)
+	return last != 0 && now-last > int64(p.limit)
 }
 
 // stalled says, once for each stall, that the process has not run for a while

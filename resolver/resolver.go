@@ -126,6 +126,7 @@ func New(c Config) (*Server, error) {
 		drained:  make(chan struct{}),
 	}
 	s.table.init()
+	s.pulse.limit = pulseGap
 	s.zones.Store(c.Zones)
 	s.base, s.cancel = context.WithCancel(context.Background())
 	return s, nil

@@ -213,7 +213,7 @@ func TestQueueIsOldAfterAStall(t *testing.T) {
 
 // Red when: stalled does not look at the pulse's last beat.
 func TestStallIsNoticedByWhoeverWakesFirst(t *testing.T) {
-	var p pulse
+	p := pulse{limit: pulseGap}
 	var seen uint64
 	second := int64(time.Second)
 	p.beat(second)
