@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/dnslet/dnslet/lab/netns"
 )
@@ -164,6 +163,3 @@ func (c *Cluster) addHost(router *netns.NS, port string, addr netip.Addr) (*netn
 		router.AddRoute(netns.Route{Dst: host, Link: port}),
 	)
 }
-
-// isEndpoint reports whether an address is that of a cluster DNS server.
-func (c *Cluster) isEndpoint(a netip.Addr) bool { return slices.Contains(c.EndpointAddrs(), a) }

@@ -33,16 +33,6 @@ func newCluster(t *testing.T, cfg Config) *Cluster {
 	return c
 }
 
-func (c *Cluster) counts() (sum ServerCounts) {
-	for _, s := range c.Endpoints {
-		n := s.Counts()
-		sum.Pods += n.Pods
-		sum.Others += n.Others
-		sum.TCP += n.TCP
-	}
-	return sum
-}
-
 // Red when: the numgen picks from one endpoint only, or TCP has no element in service-ips.
 func TestKubeProxyBalances(t *testing.T) {
 	c := newCluster(t, Config{Pods: 1, Endpoints: 3})
@@ -374,5 +364,34 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors are open, %d were before", after, before)
+	}
+}
+
+// Red when: serve answers before it throws the dice, or forgets the black hole.
+func TestServerLoses(t *testing.T) {
+	c := newCluster(t, Config{Pods: 1, Endpoints: 1})
+	const asked = 200
+	for _, test := range []struct {
+		b        Behaviour
+		min, max int
+	}{
+		{Behaviour{}, asked, asked},
+		{Behaviour{Loss: 0.5}, 50, 150}, // 100 on average, deviation 7
+		{Behaviour{BlackHole: true}, 0, 0},
+	} {
+		c.Endpoints[0].Set(test.b)
+		var answered atomic.Int64
+		var wg sync.WaitGroup
+		for range asked {
+			wg.Go(func() {
+				if _, err := c.Pods[0].Ask("udp", "web.default.svc.cluster.local.", dns.TypeA, time.Second); err == nil {
+					answered.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n := int(answered.Load()); n < test.min || n > test.max {
+			t.Errorf("%+v: %d of %d were answered, want %d to %d", test.b, n, asked, test.min, test.max)
+		}
 	}
 }

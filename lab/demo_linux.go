@@ -99,7 +99,8 @@ func (p *play) run(ctx context.Context, names []string) (err error) {
 	if err := p.describe(); err != nil {
 		return err
 	}
-	p.say("building a cluster: a node with %d pods, %d cluster DNS servers on other nodes", demoPods, demoEndpoints)
+	p.say("building a cluster: a node with %d pods, %d cluster DNS servers on other nodes, all in namespaces without a name; "+
+		"what is started dies with this process, Ctrl-C leaves nothing", demoPods, demoEndpoints)
 	if p.c, err = New(Config{Pods: demoPods, Endpoints: demoEndpoints}); err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (p *play) path(ctx context.Context, scenario, path string, d time.Duration,
 	if err != nil {
 		return err
 	}
-	p.say("%s, %s: %v at %d lookups/s", scenario, path, d, demoRate)
+	p.say("%s, %s: %v at %d lookups/s, then until the last one has ended", scenario, path, d, demoRate)
 	lookups := Load{Rate: demoRate, Duration: d, Seed: 1}.Run(ctx, p.c)
 	counters, err := meter.Stop()
 	if err != nil {
@@ -260,7 +261,7 @@ func (p *play) fault(ctx context.Context, scenario, what string, lasting, within
 	if err := p.calm(Behaviour{}); err != nil {
 		return err
 	}
-	p.say("%s: load, and the agent gets %s after %v", scenario, what, faultAt)
+	p.say("%s: %v at %d lookups/s; the agent suffers %s, after %v", scenario, faultAt+lasting+afterward, demoRate, what, faultAt)
 	load := Load{Rate: demoRate, Duration: faultAt + lasting + afterward, Seed: 2}
 	done := make(chan []Lookup, 1)
 	go func() { done <- load.Run(ctx, p.c) }()
@@ -292,6 +293,7 @@ func (p *play) fault(ctx context.Context, scenario, what string, lasting, within
 		TakenOver: first(lookups, broken, false), Back: first(lookups, mended, true)}
 	f.Tally, _ = tally(lookups)
 	p.report.Faults = append(p.report.Faults, f)
+	p.say("%s: outage %s, %d of %d lookups stalled", scenario, seconds(f.Outage), f.Stalled, f.Lookups)
 	p.judgeFault(f, within)
 	return nil
 }

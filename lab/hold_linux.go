@@ -46,7 +46,7 @@ type HoldStats struct {
 
 // The messages and attributes of nfnetlink_queue, from linux/netfilter/nfnetlink_queue.h. x/sys has them not.
 const (
-	queuePacket  = unix.NFNL_SUBSYS_QUEUE<<8 | 0
+	queuePacket  = unix.NFNL_SUBSYS_QUEUE << 8
 	queueVerdict = unix.NFNL_SUBSYS_QUEUE<<8 | 1
 	queueConfig  = unix.NFNL_SUBSYS_QUEUE<<8 | 2
 

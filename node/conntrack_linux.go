@@ -16,7 +16,7 @@ import (
 
 // The messages and attributes of ctnetlink that are used here, from linux/netfilter/nfnetlink_conntrack.h. x/sys has them not.
 const (
-	ctNew         = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	ctNew         = unix.NFNL_SUBSYS_CTNETLINK << 8
 	ctGetStatsCPU = unix.NFNL_SUBSYS_CTNETLINK<<8 | 4
 
 	sizeofNfgenmsg = 4 // family, version, resource: before the attributes of every netfilter message
