@@ -184,10 +184,9 @@ func (r *udpReader) run() {
 			continue
 		}
 		if r.s.pulse.stalled(now, &r.seen) {
-			r.sock.behind.Store(true)
 			r.old = true
 		}
-		r.took(n)
+		r.lookBehind()
 		if n == batch {
 			r.sock.callHelp()
 		}
@@ -224,18 +223,20 @@ func (r *udpReader) help() {
 			}
 			now := r.s.clock()
 			r.act.busy(now)
-			r.took(n)
+			r.lookBehind()
 			r.batch(n, now)
 		}
 		r.act.idle()
 	}
 }
 
-// took notes that a batch of n was received: a short one is the end of the queue
-// as it was, and what comes from now on is new.
-func (r *udpReader) took(n int) {
-	if r.old && n < batch {
-		r.sock.behind.Store(false)
+// lookBehind finds out, with an old batch in hand, whether more lies behind it.
+// That is before any reply is sent, so what is not there now is new. (The size of
+// a batch does not tell: it may have been received before the stop.)
+func (r *udpReader) lookBehind() {
+	if r.old {
+		n, err := unix.IoctlGetInt(r.sock.fd, unix.SIOCINQ)
+		r.sock.behind.Store(err == nil && n > 0)
 	}
 }
 
