@@ -45,11 +45,8 @@ type udpSocket struct {
 	fd      int
 	readers []*udpReader
 	ending  atomic.Bool
-	// behind is set after a stall of the process until the queue has been read to
-	// its end: what is in it is old.
-	behind atomic.Bool
-	full   chan struct{} // wakes one helper
-	ended  chan struct{} // closed by end
+	full    chan struct{} // wakes one helper
+	ended   chan struct{} // closed by end
 
 	// sending is held shared by flights while they send and exclusively by close,
 	// so that no reply ever goes to a descriptor number that is somebody else's.
@@ -114,8 +111,11 @@ type udpReader struct {
 	id   int
 	act  activity
 	desk desk
-	seen uint64 // stalls of the process that the first reader knows of
-	old  bool   // the batch in hand was queued during one
+	// After a stall of the process the queue is old. Only the first reader sees to
+	// that.
+	seen   uint64 // stalls known of
+	old    bool   // the batch in hand was queued during one
+	behind bool   // so is what lies behind it
 
 	recv    [batch]mmsghdr
 	recvVec [batch]unix.Iovec
@@ -164,7 +164,7 @@ func (r *udpReader) run() {
 	runtime.LockOSThread()
 	for {
 		flags := uintptr(unix.MSG_WAITFORONE)
-		if r.old = r.sock.behind.Load(); r.old {
+		if r.old = r.behind; r.old {
 			flags = unix.MSG_DONTWAIT // to see the end of the queue
 		}
 		r.act.idle()
@@ -186,8 +186,9 @@ func (r *udpReader) run() {
 		if r.s.pulse.stalled(now, &r.seen) {
 			r.old = true
 		}
-		r.lookBehind()
-		if n == batch {
+		if r.old {
+			r.lookBehind()
+		} else if n == batch {
 			r.sock.callHelp()
 		}
 		r.batch(n, now)
@@ -213,9 +214,6 @@ func (r *udpReader) help() {
 			return
 		}
 		for n := batch; n == batch; {
-			// Before the call: another reader may see the end of the queue while this
-			// one holds its last batch.
-			r.old = r.sock.behind.Load()
 			var errno unix.Errno
 			n, errno = r.receive(unix.MSG_DONTWAIT)
 			if errno != 0 {
@@ -223,7 +221,6 @@ func (r *udpReader) help() {
 			}
 			now := r.s.clock()
 			r.act.busy(now)
-			r.lookBehind()
 			r.batch(n, now)
 		}
 		r.act.idle()
@@ -232,12 +229,11 @@ func (r *udpReader) help() {
 
 // lookBehind finds out, with an old batch in hand, whether more lies behind it.
 // That is before any reply is sent, so what is not there now is new. (The size of
-// a batch does not tell: it may have been received before the stop.)
+// a batch does not tell: it may have been received before the stop.) Nobody
+// helps meanwhile, or a new packet could be taken for an old one.
 func (r *udpReader) lookBehind() {
-	if r.old {
-		n, err := unix.IoctlGetInt(r.sock.fd, unix.SIOCINQ)
-		r.sock.behind.Store(err == nil && n > 0)
-	}
+	n, err := unix.IoctlGetInt(r.sock.fd, unix.SIOCINQ)
+	r.behind = err == nil && n > 0
 }
 
 // receive fills the slots. The call may block, so the scheduler is told.
@@ -255,7 +251,7 @@ func (r *udpReader) receive(flags uintptr) (int, unix.Errno) {
 // moment, not the socket.
 func (r *udpReader) failed(errno unix.Errno) {
 	if errno == unix.EAGAIN {
-		r.sock.behind.Store(false)
+		r.behind = false
 		return
 	}
 	r.desk.counts.event(RecvFailed)
