@@ -35,7 +35,18 @@ func serveWorld(at netip.AddrPort) (stop func(), err error) {
 		}
 		w.WriteMsg(m)
 	})
-	server := &dns.Server{PacketConn: conn, Handler: mux}
-	go server.ActivateAndServe()
-	return func() { server.Shutdown() }, nil
+	listener, err := net.Listen("tcp", at.String()) // CoreDNS forwards by the transport that it was asked by
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("cannot serve the zone %s: %w", zone, err)
+	}
+	servers := []*dns.Server{{PacketConn: conn, Handler: mux}, {Listener: listener, Handler: mux}}
+	for _, server := range servers {
+		go server.ActivateAndServe()
+	}
+	return func() {
+		for _, server := range servers {
+			server.Shutdown()
+		}
+	}, nil
 }
