@@ -71,6 +71,13 @@ func (e *endpoint) onLoss(sent int64) change {
 	return change{from, e.health.state()}
 }
 
+// answeredSince reports whether an answer to anything has come at or after the given time.
+func (e *endpoint) answeredSince(at int64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.health.heard && e.health.asof >= at
+}
+
 // onUseless notes that another endpoint had a good answer where this one had SERVFAIL or the like: it falls behind in
 // rank until better samples come.
 func (e *endpoint) onUseless() {

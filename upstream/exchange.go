@@ -17,7 +17,8 @@ const (
 	maxRound    = 8
 	// maxSteps is how many endpoints are asked because of silence; failures that show at once do not count.
 	maxSteps = 4
-	// lastResortStep is the step with which the last resort is asked too: two endpoints have been silent by then.
+	// lastResortStep is the step with which the last resort is asked too, unless some endpoint was heard: two have been
+	// silent by then.
 	lastResortStep = 3
 )
 
@@ -243,7 +244,7 @@ func (x *exchange) step() {
 	if !asked && isLocal(x.err) {
 		return
 	}
-	if !asked || x.dead || x.steps >= lastResortStep {
+	if x.dead || !asked && x.waiting == 0 || (!asked || x.steps >= lastResortStep) && !x.heard() {
 		asked = x.askLastResort() || asked
 	}
 	if !asked && x.waiting > 0 {
@@ -270,6 +271,17 @@ func (x *exchange) choose(again bool) *endpoint {
 		return x.list.all[i]
 	}
 	return nil
+}
+
+// heard reports whether any endpoint has answered anything since the question was asked: they live, and only this name is
+// slow. The last resort leads to the same servers and would cost a conntrack entry each time.
+func (x *exchange) heard() bool {
+	for _, e := range x.list.all {
+		if e.answeredSince(x.began) {
+			return true
+		}
+	}
+	return false
 }
 
 // tried reports whether e was asked in this round.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -248,6 +249,48 @@ func TestLastResort(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A name that is slow at servers which answer others is no reason to go through kube-proxy.
+//
+// Red when: step asks the last resort without asking heard.
+func TestSlowNameDoesNotAskTheLastResort(t *testing.T) {
+	last := newServer(t, "127.0.0.9", nil)
+	slow := []byte("\x04slow\x07example")
+	half := &script{udp: func(s *server, from netip.AddrPort, query []byte) {
+		if bytes.Contains(query, slow) {
+			timer := time.AfterFunc(1200*time.Millisecond, func() { s.send(from, good(query)) })
+			t.Cleanup(func() { timer.Stop() })
+			return
+		}
+		s.send(from, good(query))
+	}}
+	for _, n := range []int{1, 3} {
+		var servers []*server
+		for range n {
+			servers = append(servers, newServer(t, "127.0.0.2", half))
+		}
+		g := newGroup(t, udp(servers...), func(c *Config) { c.LastResort = last.addr })
+		answered := make(chan Meta, 1)
+		go func() {
+			_, meta, _, err := ask(t, g, "slow.example.")
+			if err != nil {
+				t.Errorf("%d endpoints: %v", n, err)
+			}
+			answered <- meta
+		}()
+		for waiting := true; waiting; {
+			select {
+			case meta := <-answered:
+				if got := g.Snapshot().LastResort; got != 0 || meta.LastResort {
+					t.Errorf("%d endpoints: the last resort was asked %d times", n, got)
+				}
+				waiting = false
+			default:
+				mustAnswer(t, g, "fast.example.")
+			}
+		}
+	}
 }
 
 // Red when: step, when all are held for dead, asks only the last resort; or the last resort only later.
