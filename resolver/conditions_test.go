@@ -205,7 +205,7 @@ func TestNegativesAreKeptForTheLeastOfSOAAndCap(t *testing.T) {
 	}
 }
 
-// Red when: orStale returns the failure.
+// Red when: cache.Put stores a failure in place of what may be served stale.
 func TestStaleInPlaceOfAFailure(t *testing.T) {
 	for _, c := range []struct {
 		name, qname string
@@ -337,9 +337,13 @@ func TestKeepaliveOnlyByTCP(t *testing.T) {
 	m := question("www.example.", dns.TypeA)
 	m.SetEdns0(1232, false)
 	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
-	for i, network := range []string{"tcp", "tcp", "udp"} { // a miss and a hit, and by UDP
+	for i := range 40 { // a miss and a hit by TCP, then by UDP, with what TCP has used before
+		network, want := "tcp", uint16(200)
+		if i%4 > 1 {
+			network, want = "udp", 0
+		}
 		var got uint16
-		want := []uint16{200, 200, 0}[i]
+		m.Question[0].Name = fmt.Sprintf("www%d.example.", i/2)
 		for _, o := range s.ask(t, network, m).IsEdns0().Option {
 			if k, ok := o.(*dns.EDNS0_TCP_KEEPALIVE); ok {
 				got = k.Timeout
@@ -442,7 +446,7 @@ func TestNamesAnsweredHere(t *testing.T) {
 	}
 }
 
-// Red when: reject answers a response.
+// Red when: reject takes a response for a question.
 func TestBadRequests(t *testing.T) {
 	u := &scripted{}
 	s := runServer(t, u)
@@ -500,9 +504,13 @@ func TestBadRequests(t *testing.T) {
 					t.Errorf("got %x, want rcode %s", r, dns.RcodeToString[c.rcode])
 				}
 			}
+			want := before.Sum(Rejected) + 1
+			if c.rcode < 0 {
+				want--
+			}
 			after := s.Stats()
-			if after.Sum(Rejected)+after.Sum(Dropped) != before.Sum(Rejected)+before.Sum(Dropped)+1 {
-				t.Error("not counted")
+			if after.Sum(Rejected) != want || after.Sum(Rejected)+after.Sum(Dropped) != before.Sum(Rejected)+before.Sum(Dropped)+1 {
+				t.Error("not counted, or as something else")
 			}
 		})
 	}

@@ -204,6 +204,19 @@ func TestOurOwnTroubleIsNotRemembered(t *testing.T) {
 	})
 }
 
+// Red when: orStale returns the failure.
+func TestStaleInPlaceOfOurOwnTrouble(t *testing.T) {
+	u := &scripted{}
+	bubble(t, u, func(t *testing.T, s *testServer) {
+		lookup(t, s, "www.example.")
+		time.Sleep(10 * time.Minute)
+		u.does(func(context.Context, *dns.Msg) (*dns.Msg, error) { return nil, upstream.ErrOverloaded })
+		if m, r, _ := lookup(t, s, "www.example."); r.Outcome != Stale || len(m.Answer) != 1 {
+			t.Errorf("%v %v, want what has expired", r.Outcome, m)
+		}
+	})
+}
+
 // Red when: settle puts an answer of a zone's former upstream.
 func TestAnswerOfAFormerZoneIsNotKept(t *testing.T) {
 	u, next := &scripted{}, &scripted{}

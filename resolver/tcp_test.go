@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -127,7 +128,10 @@ func TestTCPSlowLoris(t *testing.T) {
 
 	conn := s.dial(t, "tcp")
 	start := time.Now()
-	b := framed(nil, pack(t, question("www.example.", dns.TypeA)))
+	m := question("www.example.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, 1000)}} // bytes for 10 s
+	b := framed(nil, pack(t, m))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -146,13 +150,11 @@ func TestTCPSlowLoris(t *testing.T) {
 			}
 			return
 		case <-tick.C:
-			if i < len(b)-1 {
-				_, _ = conn.Write(b[i : i+1])
-			}
+			_, _ = conn.Write(b[i : i+1])
 			writeTCP(t, beside, question("www.example.", dns.TypeA))
 			readTCP(t, beside)
 			if time.Since(start) > 5*time.Second {
-				t.Fatal("still open after 5 s")
+				t.Fatal("still open after 5 s of single bytes")
 			}
 		}
 	}
@@ -179,34 +181,56 @@ func TestTCPIdleEnds(t *testing.T) {
 	eventually(t, "both ends are counted", func() bool { return s.Stats().Events[ConnIdle] == 2 })
 }
 
-// A client that does not read its answers loses its connection, holds up no
-// flight, and what it may pile up is bounded.
+// A client that does not read its answers loses its connection. With hits it
+// holds up only itself, for as long as a write may take.
 //
-// Red when: reply queues without a bound, or write has no deadline.
-func TestTCPClientThatDoesNotRead(t *testing.T) {
+// Red when: write has no deadline.
+func TestTCPClientThatDoesNotReadHits(t *testing.T) {
 	s := newServer(t, &scripted{handle: manyAddresses(3000)}) // 48 KiB each
 	s.patience.write = 200 * time.Millisecond
 	s.listen(t)
 	s.run(t)
+	s.ask(t, "tcp", question("big.example.", dns.TypeA))
+	unread(t, s, func(int) string { return "big.example." })
+}
+
+// With answers of flights it holds up no flight, and what may pile up is bounded.
+//
+// Red when: reply queues without a bound.
+func TestTCPClientThatDoesNotReadMisses(t *testing.T) {
+	s := newServer(t, &scripted{handle: manyAddresses(3000)})
+	s.patience.write = time.Minute
+	s.listen(t)
+	s.run(t)
+	unread(t, s, func(i int) string { return fmt.Sprintf("n%d.example.", i) })
+	if n := s.tcpQueued.Load(); n != 0 {
+		t.Errorf("%d bytes counted as queued", n)
+	}
+}
+
+// unread asks for large answers and reads none until the server gives up.
+func unread(t *testing.T, s *testServer, name func(int) string) {
+	t.Helper()
 	conn := s.dial(t, "tcp").(*net.TCPConn)
 	if err := conn.SetReadBuffer(4096); err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; ; i++ { // until the server gives up
-		m := question(fmt.Sprintf("n%d.example.", i%400), dns.TypeA)
-		if _, err := conn.Write(framed(nil, pack(t, m))); err != nil {
+	for i := 0; ; i++ {
+		if _, err := conn.Write(framed(nil, pack(t, question(name(i), dns.TypeA)))); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal("the server has not given up after 10 s")
+			}
 			break
 		}
 		if i%100 == 0 {
-			r := s.ask(t, "udp", question("beside.example.", dns.TypeA))
-			if !r.Truncated || len(r.Answer) == 0 {
+			if r := s.ask(t, "udp", question("beside.example.", dns.TypeA)); !r.Truncated || len(r.Answer) == 0 {
 				t.Fatalf("beside: %v", r)
 			}
 		}
 	}
 	eventually(t, "nothing is left", func() bool {
 		st := s.Stats()
-		return st.Events[ConnStuck] >= 1 && st.Conns == 0 && st.Waiting == 0 && s.tcpQueued.Load() == 0
+		return st.Events[ConnStuck] == 1 && st.Conns == 0 && st.Waiting == 0
 	})
 }
 
@@ -294,7 +318,11 @@ func TestDrainGivesUp(t *testing.T) {
 	eventually(t, "it waits", func() bool { return s.Stats().Waiting == 1 })
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
+	start := time.Now()
 	s.Drain(ctx)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("took %v", took)
+	}
 	<-hang
 	b := make([]byte, 512)
 	n, err := conn.Read(b)
