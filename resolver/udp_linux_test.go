@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ func fillSlot(r *udpReader, i int, pkt []byte, from netip.AddrPort) {
 	r.recv[i].hdr.Namelen = unix.SizeofSockaddrInet4
 	port := from.Port()
 	r.addrs[i].raw = unix.RawSockaddrInet6{Family: unix.AF_INET}
-	sa := (*unix.RawSockaddrInet4)(ptr(&r.addrs[i].raw))
+	sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.addrs[i].raw))
 	sa.Port = port>>8 | port<<8
 	sa.Addr = from.Addr().As4()
 }
@@ -94,7 +95,7 @@ func TestOneUnsendableReplyCostsOnlyItself(t *testing.T) {
 			}
 			for _, i := range bad {
 				delete(want, uint16(i))
-				(*unix.RawSockaddrInet4)(ptr(&r.addrs[i].raw)).Port = 0
+				(*unix.RawSockaddrInet4)(unsafe.Pointer(&r.addrs[i].raw)).Port = 0
 			}
 			r.batch(batch, s.clock())
 			b := make([]byte, 512)
