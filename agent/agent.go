@@ -164,6 +164,7 @@ func (a *Agent) start(s *stack) error {
 	if a.cache, err = newCache(cfg.Cache); err != nil {
 		return err
 	}
+	s.push(a.runPart(a.cache.Run).stop)
 	a.upstreams = newUpstreams(a.log, cfg)
 	s.push(a.upstreams.stop)
 	zones, err := a.upstreams.apply(cfg, cfg.Self(isLocal))
