@@ -311,12 +311,12 @@ func TestRaceSlow(t *testing.T) {
 				t.Fatal(err)
 			}
 			// Every packet was held, and all but a few pairs went together: a machine that is busy elsewhere for longer than
-			// holdTime may tear one apart.
+			// holdTime may tear one apart. And a source port that is picked a second time, after a fast answer, has its entry.
 			const most = pairs * 95 / 100
 			if stats := hold.Stats(); stats.Pairs < most || 2*stats.Pairs+stats.Singles != 2*pairs {
 				t.Errorf("held %+v, want %d pairs", stats, pairs)
 			}
-			if got.Clashes < most || got.Clashes > pairs || got.NewEntries < pairs {
+			if got.Clashes < most || got.Clashes > pairs || got.NewEntries < most {
 				t.Errorf("%d clashes and %d new entries of %d pairs", got.Clashes, got.NewEntries, pairs)
 			}
 			if got.InsertFailed != 0 || got.Drop != 0 || got.LateAnswers != uint64(lost) {
