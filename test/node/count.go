@@ -2,12 +2,8 @@ package main
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"strings"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // summary counts lookups from a moment on: those that were under way then, too.
@@ -87,28 +83,4 @@ func earliest(lookups map[string][]lookup, is func(lookup) bool) (at time.Time) 
 		}
 	}
 	return at
-}
-
-// askOn asks whoami once on a socket that the caller made ready.
-func askOn(conn *net.UDPConn, vip netip.AddrPort) string {
-	query := new(dns.Msg).SetQuestion(whoami, dns.TypeA)
-	packet, err := query.Pack()
-	if err != nil {
-		return ""
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	if _, err := conn.WriteToUDPAddrPort(packet, vip); err != nil {
-		return ""
-	}
-	buf := make([]byte, 4096)
-	n, _, err := conn.ReadFromUDPAddrPort(buf)
-	if err != nil {
-		return ""
-	}
-	answer := new(dns.Msg)
-	if answer.Unpack(buf[:n]) != nil {
-		return ""
-	}
-	who, _ := answeredBy(answer)
-	return who
 }

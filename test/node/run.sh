@@ -25,7 +25,12 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: c, image: "$POD_IMAGE", imagePullPolicy: Never, command: [sleep, "$marker"]}]
 POD
-trap '$KUBECTL delete pod dnslet-node-test --now --ignore-not-found >/dev/null' EXIT
+after() {
+  $KUBECTL delete pod dnslet-node-test --now --ignore-not-found >/dev/null
+  # The last step flushed kube-proxy's rules too: something to change makes it put them back.
+  $KUBECTL create service clusterip dnslet-node-test --tcp=80 >/dev/null && $KUBECTL delete service dnslet-node-test >/dev/null
+}
+trap after EXIT
 $KUBECTL wait pod/dnslet-node-test --for=condition=Ready --timeout=60s >/dev/null
 
 pod=
