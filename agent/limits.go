@@ -18,18 +18,15 @@ type processLimits struct {
 	files  uint64
 }
 
-// What memory is for, beside the cache: the program and its runtime, each question in flight (its packet, its key, its
-// flight and its share of an upstream socket's buffers), each TCP connection (two goroutines and its buffers).
+// What memory is for, beside the cache and what the resolver holds for clients (resolver.Limits.Bytes).
 const (
-	baseMemory    = 40 << 20
-	flightMemory  = 6 << 10
-	connMemory    = 24 << 10
-	gcShareOfHeap = 4 // a quarter on top, so that collecting does not become the work
+	baseMemory    = 40 << 20 // the program, its runtime and what HTTP needs
+	gcShareOfHeap = 4        // a quarter on top, so that collecting does not become the work
 )
 
 // memoryCeiling is the most memory that cfg lets the agent need.
 func memoryCeiling(cfg config.Config) int64 {
-	need := baseMemory + cfg.Cache.Size + int64(cfg.Limits.InFlight)*flightMemory + int64(cfg.Limits.TCPConnections)*connMemory
+	need := baseMemory + cfg.Cache.Size + limitsOf(cfg.Limits).Bytes()
 	return need + need/gcShareOfHeap
 }
 
