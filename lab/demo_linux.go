@@ -37,18 +37,20 @@ const (
 	backWithin      = 3 * time.Second        // after SIGCONT; after a start, which has to hear from an endpoint first
 )
 
-// Demo plays every scenario and draws the picture, and returns the exit code: 0, or 1 when dnslet did not keep a promise, which
+// Demo plays the scenarios that are meant for it (see List) and draws the picture, and returns the exit code: 0, or 1 when dnslet did not keep a promise, which
 // the report says. It runs itself in a user namespace where it has to: it is called once, early, by the whole program (see
 // netns.Enter). The end of ctx ends it early, with an error.
 func Demo(ctx context.Context, o Options) (int, error) {
 	var names []string
 	for _, s := range List() {
-		names = append(names, s.Name)
+		if s.Demo {
+			names = append(names, s.Name)
+		}
 	}
 	return Run(ctx, o, names...)
 }
 
-// Run plays some scenarios, as Demo does all of them.
+// Run plays some scenarios, in the order of List, as Demo does its own.
 func Run(ctx context.Context, o Options, names ...string) (int, error) {
 	if err := checkNames(names); err != nil {
 		return 2, err
@@ -99,28 +101,55 @@ func (p *play) run(ctx context.Context, names []string) (err error) {
 	if err := p.describe(); err != nil {
 		return err
 	}
-	p.say("building a cluster: a node with %d pods, %d cluster DNS servers on other nodes, all in namespaces without a name; "+
-		"what is started dies with this process, Ctrl-C leaves nothing", demoPods, demoEndpoints)
-	if p.c, err = New(Config{Pods: demoPods, Endpoints: demoEndpoints}); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.c.Close()) }()
+	defer func() {
+		if p.c != nil {
+			err = errors.Join(err, p.c.Close())
+		}
+	}()
 	for _, s := range []struct {
 		name string
+		pods int
 		play func(context.Context) error
 	}{
-		{"quiet", p.quiet},
-		{"race-slow", p.raceSlow},
-		{"stop", p.stop},
-		{"kill9", p.kill9},
+		{"quiet", demoPods, p.quiet},
+		{"race-slow", demoPods, p.raceSlow},
+		{"stop", demoPods, p.stop},
+		{"kill9", demoPods, p.kill9},
+		{"blackhole-one", demoPods, p.blackholeOne},
+		{"blackhole-all", allSilentPods, p.blackholeAll},
 	} {
 		if !slices.Contains(names, s.name) {
 			continue
+		}
+		if err := p.build(s.pods); err != nil {
+			return err
 		}
 		if err := s.play(ctx); err != nil {
 			return fmt.Errorf("cannot play %s: %w", s.name, err)
 		}
 	}
+	return nil
+}
+
+// build makes the cluster, unless there is one of this size.
+func (p *play) build(pods int) error {
+	if p.c != nil {
+		if len(p.c.Pods) == pods {
+			return nil
+		}
+		c := p.c
+		p.c = nil
+		if err := c.Close(); err != nil {
+			return err
+		}
+	}
+	p.say("building a cluster: a node with %d pods, %d cluster DNS servers on other nodes, all in namespaces without a name; "+
+		"what is started dies with this process, Ctrl-C leaves nothing", pods, demoEndpoints)
+	c, err := New(Config{Pods: pods, Endpoints: demoEndpoints})
+	if err != nil {
+		return err
+	}
+	p.c = c
 	return nil
 }
 
@@ -134,7 +163,7 @@ func (p *play) describe() error {
 		return err
 	}
 	p.report = Report{SchemaVersion: 1, Kernel: release, As: "as root", Pods: demoPods, Endpoints: demoEndpoints, Rate: demoRate,
-		Paths: []Path{}, Faults: []Fault{}, Checks: []Check{}}
+		Paths: []Path{}, Faults: []Fault{}, Phases: []Phase{}, Outages: []Outage{}, Checks: []Check{}}
 	if user {
 		p.report.As = "as an ordinary user, in a user namespace"
 	}

@@ -37,15 +37,19 @@ type Options struct {
 type Scenario struct {
 	Name  string `json:"name"`
 	About string `json:"about"`
+	// Demo says that Demo plays it; the others take minutes.
+	Demo bool `json:"demo"`
 }
 
-// List returns the scenarios that Run knows, in the order in which Demo plays them.
+// List returns the scenarios that Run knows, in the order in which they are played.
 func List() []Scenario {
 	return []Scenario{
-		{"quiet", "lookups on a healthy cluster, through kube-proxy and with dnslet"},
-		{"race-slow", "today's conntrack race: pairs of packets held together, external names answered after 1.5 s"},
-		{"stop", "the agent is stopped (SIGSTOP) for 6 s under load, then goes on (SIGCONT)"},
-		{"kill9", "the agent is killed (-9) under load and started again 3 s later"},
+		{"quiet", "lookups on a healthy cluster, through kube-proxy and with dnslet", true},
+		{"race-slow", "today's conntrack race: pairs of packets held together, external names answered after 1.5 s", true},
+		{"stop", "the agent is stopped (SIGSTOP) for 6 s under load, then goes on (SIGCONT)", true},
+		{"kill9", "the agent is killed (-9) under load and started again 3 s later", true},
+		{"blackhole-one", "one of three cluster DNS servers goes silent and comes back, three times; 2 minutes", false},
+		{"blackhole-all", "every cluster DNS server goes silent under 20,000 questions/s until memory has settled; 1 to 2 minutes", false},
 	}
 }
 

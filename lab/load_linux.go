@@ -16,11 +16,15 @@ type Load struct {
 	Rate     int // lookups begun per second, by all pods in turn
 	Duration time.Duration
 	Seed     uint64 // the same seed, the same names in the same order
+	New      bool   // only names of the internet that nobody has asked for before, each looked up as it is
 }
 
 // name draws the next name: a quarter Services of the pod's own namespace, a quarter of another, a third the same twenty names
 // of the internet, the rest names of the internet that nobody has asked for before.
 func (l Load) name(rng *rand.Rand, i int) string {
+	if l.New {
+		return fmt.Sprintf("u%d.s%d.example.net.", i, l.Seed)
+	}
 	services := []string{"web", "api", "db", "cache", "queue", "auth", "search", "mail"}
 	switch share := rng.IntN(12); {
 	case share < 3:

@@ -13,15 +13,18 @@ import (
 
 // Report is what Demo and Run found, as they write it with Output "json". It only grows.
 type Report struct {
-	SchemaVersion int     `json:"schemaVersion"`
-	Kernel        string  `json:"kernel"`
-	As            string  `json:"as"` // root, or in a user namespace
-	Pods          int     `json:"pods"`
-	Endpoints     int     `json:"endpoints"`
-	Rate          int     `json:"lookupsPerSecond"`
-	Paths         []Path  `json:"paths"`
-	Faults        []Fault `json:"faults"`
-	Checks        []Check `json:"checks"`
+	SchemaVersion int    `json:"schemaVersion"`
+	Kernel        string `json:"kernel"`
+	As            string `json:"as"` // root, or in a user namespace
+	// Pods and Rate are those of Paths and Faults.
+	Pods      int      `json:"pods"`
+	Endpoints int      `json:"endpoints"`
+	Rate      int      `json:"lookupsPerSecond"`
+	Paths     []Path   `json:"paths"`
+	Faults    []Fault  `json:"faults"`
+	Phases    []Phase  `json:"phases"`
+	Outages   []Outage `json:"outages"`
+	Checks    []Check  `json:"checks"`
 }
 
 // The paths a lookup can take.
@@ -112,8 +115,12 @@ func (r *Report) write(w io.Writer, output string) error {
 }
 
 func (r *Report) table(b *strings.Builder) {
-	fmt.Fprintf(b, "Linux %s, %s: %d pods, %d cluster DNS endpoints behind %s, %d lookups/s\n",
-		r.Kernel, r.As, r.Pods, r.Endpoints, "172.20.0.10", r.Rate)
+	fmt.Fprintf(b, "Linux %s, %s: ", r.Kernel, r.As)
+	if len(r.Paths)+len(r.Faults) > 0 {
+		fmt.Fprintf(b, "%d pods, %d cluster DNS endpoints behind 172.20.0.10, %d lookups/s\n", r.Pods, r.Endpoints, r.Rate)
+	} else {
+		fmt.Fprintf(b, "%d cluster DNS endpoints behind 172.20.0.10\n", r.Endpoints)
+	}
 	if len(r.Paths) > 0 {
 		b.WriteString("\n")
 		rows(b, func(w io.Writer) {
@@ -134,6 +141,12 @@ func (r *Report) table(b *strings.Builder) {
 					seconds(f.P50), seconds(f.P99), seconds(f.Max), seconds(f.Outage), seconds(f.TakenOver), seconds(f.Back), percent(f.ByAgent))
 			}
 		})
+	}
+	if len(r.Phases) > 0 {
+		r.phaseTable(b)
+	}
+	for _, o := range r.Outages {
+		o.table(b)
 	}
 	b.WriteString("\n")
 	for _, c := range r.Checks {

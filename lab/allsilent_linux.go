@@ -1,0 +1,265 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dnslet/dnslet/wire"
+)
+
+// allSilent is an outage of every endpoint under a flood.
+type allSilent struct {
+	rate    int // questions per second, of all pods together
+	before  time.Duration
+	settle  time.Duration // memory has settled when it has not grown by more than settledGrowth for so long
+	longest time.Duration // the outage ends then at the latest
+	after   time.Duration
+}
+
+const (
+	allSilentPods = 10 // as many as it takes to fill every place for questions that wait
+	settledGrowth = 0.02
+
+	answerWithin  = 1800 * time.Millisecond
+	replySlack    = 200 * time.Millisecond // two CPUs for everybody: a reply may wait until its reader gets one of them
+	allBackWithin = time.Second
+	nearlyAll     = 0.999 // a kernel that is flooded may drop a datagram
+)
+
+func (p *play) blackholeAll(ctx context.Context) error {
+	return p.allSilent(ctx, allSilent{rate: 20000, before: 3 * time.Second, settle: 20 * time.Second, longest: 90 * time.Second,
+		after: 5 * time.Second})
+}
+
+// allSilent plays the outage: first known names only, so that they are in the cache; then every endpoint goes silent, and nine
+// of ten questions are for names that nobody has asked for; then the endpoints are back, and pods ask for the names that failed,
+// for those that did not, and, at a rate that servers can bear, for new ones.
+func (p *play) allSilent(ctx context.Context, s allSilent) error {
+	agent, err := p.c.StartAgent(ctx, p.o.Agent)
+	if err != nil {
+		return err
+	}
+	defer agent.Kill()
+	healthy := Behaviour{Delay: serverTime}
+	if err := p.calm(healthy); err != nil {
+		return err
+	}
+	defer p.setAll(healthy)
+	f, err := p.c.newFlood(s.rate)
+	if err != nil {
+		return err
+	}
+	f.ask(mix{of: 1})
+	floodCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	done, began := make(chan []asked, 1), make(chan struct{})
+	go func() { done <- f.run(floodCtx, func() { close(began) }) }()
+	<-began
+	o := Outage{Scenario: "blackhole-all", Pods: len(p.c.Pods), Rate: s.rate}
+	silentAt, backAt, err := p.flooded(ctx, agent, f, s, healthy, &o)
+	stop()
+	all := <-done
+	if err := errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	status, err := agent.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if _, o.Peak, err = agent.Memory(); err != nil {
+		return err
+	}
+	o.Ceiling, o.FileLimit, o.Lapses = status.Process.LimitBytes, status.Process.FileLimit, status.Interception.Lapses
+	o.sum(all, silentAt, backAt)
+	p.report.Outages = append(p.report.Outages, o)
+	p.judgeAllSilent(o)
+	return nil
+}
+
+// flooded makes the outage happen and watches the agent's memory; the times it returns are the flood's.
+func (p *play) flooded(ctx context.Context, agent *Agent, f *flood, s allSilent, healthy Behaviour, o *Outage) (silentAt, backAt time.Duration, err error) {
+	p.say("blackhole-all: %d pods ask %d questions/s, first for %d known names", o.Pods, s.rate, knownNames)
+	if !pause(ctx, s.before) {
+		return 0, 0, ctx.Err()
+	}
+	w := &watch{agent: agent}
+	if err := w.sample(0); err != nil {
+		return 0, 0, err
+	}
+	p.setAll(Behaviour{BlackHole: true})
+	f.ask(mix{of: 20, new: 18})
+	silentAt = f.now()
+	p.say("blackhole-all: every endpoint is silent; 9 of 10 questions are for new names, until memory has settled")
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for !o.Settled && f.now()-silentAt < s.longest {
+		select {
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		case <-agent.ended:
+			return 0, 0, fmt.Errorf("the agent ended: %w\n%s", agent.err, agent.log)
+		case <-tick.C:
+		}
+		if err := w.sample(f.now() - silentAt); err != nil {
+			return 0, 0, err
+		}
+		o.Settled = w.settled(s.settle)
+		if len(w.samples)%10 == 0 {
+			p.say("blackhole-all: %s resident", mebibytes(w.samples[len(w.samples)-1].Resident))
+		}
+	}
+	o.Memory = w.samples
+	p.setAll(healthy)
+	backAt = f.now()
+	f.ask(mix{of: 50, new: 1, again: 24, againFrom: max(f.fresh.Load(), againNames) - againNames + 1})
+	p.say("blackhole-all: the endpoints are back; pods ask for known names, for %d that failed, and for new ones", againNames)
+	if !pause(ctx, s.after) {
+		return 0, 0, ctx.Err()
+	}
+	return silentAt, backAt, nil
+}
+
+// watch collects samples of the agent.
+type watch struct {
+	agent   *Agent
+	samples []Memory
+	cpu     time.Duration
+}
+
+func (w *watch) sample(at time.Duration) error {
+	resident, _, err := w.agent.Memory()
+	if err != nil {
+		return err
+	}
+	files, err := w.agent.Files()
+	if err != nil {
+		return err
+	}
+	cpu, err := w.agent.CPU()
+	if err != nil {
+		return err
+	}
+	m := Memory{At: at.Seconds(), Resident: resident, Files: files}
+	if len(w.samples) > 0 {
+		m.CPU = (cpu - w.cpu).Seconds()
+	}
+	w.cpu = cpu
+	w.samples = append(w.samples, m)
+	return nil
+}
+
+// settled reports whether the most memory seen has not grown by more than settledGrowth within the last d.
+func (w *watch) settled(d time.Duration) bool {
+	last := w.samples[len(w.samples)-1].At
+	var before, all int64
+	for _, m := range w.samples {
+		if m.At <= last-d.Seconds()+0.1 {
+			before = max(before, m.Resident)
+		}
+		all = max(all, m.Resident)
+	}
+	// The first sample is of before the outage.
+	return last >= d.Seconds()+1 && float64(all) <= float64(before)*(1+settledGrowth)
+}
+
+// The phases of an outage of every endpoint.
+const (
+	beforeOutage = "before"
+	duringOutage = "all silent"
+	afterOutage  = "back"
+)
+
+// namesAre says what kinds of names are.
+var namesAre = map[nameKind]string{knownName: "known before", newName: "new", againName: "failed before"}
+
+// sum files what became of the questions, and when the last one failed that was asked after the return.
+func (o *Outage) sum(all []asked, silentAt, backAt time.Duration) {
+	type group struct {
+		phase string
+		kind  nameKind
+	}
+	groups := map[group][]asked{}
+	for _, a := range all {
+		phase := beforeOutage
+		switch {
+		case a.at >= backAt:
+			phase = afterOutage
+			if !a.good || a.took > answerWithin {
+				o.Back = max(o.Back, (a.at - backAt).Seconds())
+			}
+		case a.at >= silentAt:
+			phase = duringOutage
+		}
+		groups[group{phase, a.kind}] = append(groups[group{phase, a.kind}], a)
+	}
+	o.Seconds = (backAt - silentAt).Seconds()
+	o.Asked = float64(len(groups[group{duringOutage, knownName}])+len(groups[group{duringOutage, newName}])) / o.Seconds
+	for _, phase := range []string{beforeOutage, duringOutage, afterOutage} {
+		for _, kind := range []nameKind{knownName, againName, newName} {
+			if g := groups[group{phase, kind}]; len(g) > 0 {
+				o.Names = append(o.Names, namesAsked(phase, kind, g))
+			}
+		}
+	}
+}
+
+func namesAsked(phase string, kind nameKind, questions []asked) NamesAsked {
+	n := NamesAsked{Phase: phase, Names: namesAre[kind], Asked: len(questions), Reasons: map[string]int{}}
+	var took []time.Duration
+	for _, a := range questions {
+		if a.took < 0 {
+			n.Silent++
+			continue
+		}
+		took = append(took, a.took)
+		if a.ede != wire.EDENone {
+			n.Reasons[a.ede.String()]++
+		}
+		if a.foreign {
+			n.Others++
+		}
+		switch {
+		case a.good:
+			n.Answered++
+			if a.ede == wire.EDEStale {
+				n.Stale++
+			}
+		case a.rcode == wire.RCodeServFail:
+			n.ServFail++
+			if a.ede != wire.EDENone {
+				n.Why++
+			}
+		}
+	}
+	slices.Sort(took)
+	n.P50, n.P99, n.Max = quantile(took, 0.5).Seconds(), quantile(took, 0.99).Seconds(), quantile(took, 1).Seconds()
+	return n
+}
+
+// judgeAllSilent holds dnslet to what it promises.
+func (p *play) judgeAllSilent(o Outage) {
+	var known, fresh NamesAsked
+	for _, n := range o.Names {
+		switch {
+		case n.Phase != duringOutage:
+		case n.Names == namesAre[knownName]:
+			known = n
+		default:
+			fresh = n
+		}
+	}
+	r := &p.report
+	r.check(o.Peak <= o.Ceiling && o.Ceiling > 0, "blackhole-all: at most %s were resident, the ceiling is %s", mebibytes(o.Peak), mebibytes(o.Ceiling))
+	r.check(o.Settled, "blackhole-all: memory settled while %.0f questions/s were asked for %.0f s", o.Asked, o.Seconds)
+	r.check(known.answered() >= nearlyAll, "blackhole-all: %s of %d questions for known names were answered, p50 %s, p99 %s (at least %s)",
+		percent(known.answered()), known.Asked, seconds(known.P50), seconds(known.P99), percent(nearlyAll))
+	r.check(fresh.replied() >= nearlyAll && fresh.Why == fresh.ServFail && fresh.Max <= (answerWithin+replySlack).Seconds(),
+		"blackhole-all: %s of %d questions for new names got a reply, %d of %d SERVFAIL with a reason, within %s (at least %s, all, within %s)",
+		percent(fresh.replied()), fresh.Asked, fresh.Why, fresh.ServFail, seconds(fresh.Max), percent(nearlyAll),
+		seconds((answerWithin + replySlack).Seconds()))
+	r.check(o.Back <= allBackWithin.Seconds(), "blackhole-all: every question asked later than %s after the endpoints' return was answered (at most %s)",
+		seconds(o.Back), seconds(allBackWithin.Seconds()))
+}
