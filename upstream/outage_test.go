@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/dnslet/dnslet/wire"
 )
 
 // together asks n questions at once and returns what came of each.
@@ -190,6 +192,45 @@ func TestEndOfOutageAsksTheWaiting(t *testing.T) {
 	}
 	if d := time.Since(began); d > time.Second || g.Snapshot().Lost != 0 {
 		t.Errorf("asked again after %v, %d attempts overdue", d, g.Snapshot().Lost)
+	}
+}
+
+// A probe that finds every socket in use gets one beyond the bound, and gives it back: the next question does not inherit it.
+// Else the bound would rise by each probe for as long as a flood meets an outage.
+//
+// Red when: reserve takes one lingering socket for a question, however far beyond the bound it is.
+func TestProbesDoNotRaiseTheBound(t *testing.T) {
+	const bound = 4
+	s := newServer(t, "127.0.0.1", silent)
+	g := newGroup(t, udp(s), func(c *Config) { c.MaxInFlight = bound })
+	q := query(t, "name.example.")
+	ask := func(p purpose) (*attempt, error) {
+		a := &attempt{ep: g.list.Load().all[0], question: wire.Question(q), purpose: p}
+		return a, g.udp.ask(a, q)
+	}
+	var waiting []*attempt
+	for round := range 20 {
+		probe, err := ask(forHealth)
+		if err != nil {
+			t.Fatalf("round %d: a probe: %v", round, err)
+		}
+		g.udp.linger(probe)
+		if len(waiting) > 0 { // one of the questions ends
+			g.udp.linger(waiting[0])
+			waiting = waiting[1:]
+		}
+		for a, err := ask(forClient); !errors.Is(err, ErrOverloaded); a, err = ask(forClient) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting = append(waiting, a)
+		}
+		if n, lingering := g.udp.count(); n-lingering > bound {
+			t.Fatalf("round %d: questions have %d sockets, want at most %d", round, n-lingering, bound)
+		}
+	}
+	if len(waiting) != bound {
+		t.Errorf("%d questions wait, want %d", len(waiting), bound)
 	}
 }
 

@@ -56,28 +56,30 @@ func (d *datagrams) ask(a *attempt, query []byte) error {
 	return nil
 }
 
-// reserve makes room for one more socket, at the cost of the one that has lingered longest if need be. A probe always
-// gets one: it is what ends the congestion.
+// reserve makes room for one more socket, at the cost of those that have lingered longest if need be. A probe always gets
+// one: it is what ends the congestion. It goes beyond the bound where all the others are waited for; what then comes back
+// within the bound is the next that is not a probe, so that probes do not raise it one by one.
 func (d *datagrams) reserve(probe bool) error {
+	var room [4]*attempt // as good as always it is one
+	oldest := room[:0]
 	d.mu.Lock()
-	var oldest *attempt
-	switch {
-	case d.closed:
+	if d.closed {
 		d.mu.Unlock()
 		return ErrClosed
-	case d.opened >= d.max:
-		if oldest = d.head; oldest == nil && !probe {
-			d.mu.Unlock()
-			return ErrOverloaded
-		}
-		if oldest != nil {
-			d.forget(oldest)
-		}
+	}
+	excess := d.opened + 1 - d.max
+	if excess > d.lingering && !probe {
+		d.mu.Unlock()
+		return ErrOverloaded
+	}
+	for ; excess > 0 && d.head != nil; excess-- {
+		oldest = append(oldest, d.head)
+		d.forget(d.head)
 	}
 	d.opened++
 	d.mu.Unlock()
-	if oldest != nil {
-		oldest.socket.handle.close()
+	for _, a := range oldest {
+		a.socket.handle.close()
 	}
 	return nil
 }
