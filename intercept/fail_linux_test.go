@@ -325,27 +325,55 @@ func TestSecondAgent(t *testing.T) {
 
 // Where tables cannot be owned the heartbeat tells that another agent lives.
 //
-// Red when: Install does not call awaitSilence, or Close removes the route though a table is there.
+// Red when: Prepare or Install does not call awaitSilence, or Close removes the route though a table is there.
 func TestSecondAgentWithoutOwnedTables(t *testing.T) {
 	w := newWorld(t)
+	plan, err := intercept.NewPlan(config())
+	w.must(err)
+	var early *intercept.Interception // prepared before the other had a table
+	w.must(w.node.Do(func() (err error) { early, err = intercept.Prepare(plan); return err }))
+	early.Deny(true, false, false)
 	w.process("unowned")
 	w.until(w.pods[0], "udp", vip4, agentIs, back)
 	before := w.dump()
-	plan, err := intercept.NewPlan(config())
-	w.must(err)
-	var second *intercept.Interception
-	w.must(w.node.Do(func() (err error) { second, err = intercept.Prepare(plan); return err }))
-	second.Deny(true, false, false)
-	if err := second.Install(); !errors.Is(err, intercept.ErrOwned) {
+	if _, err := newAgent(w.node.Do, config()); !errors.Is(err, intercept.ErrOwned) {
 		t.Errorf("second agent: %v", err)
 	}
-	w.must(second.Close())
+	if err := early.Install(); !errors.Is(err, intercept.ErrOwned) {
+		t.Errorf("an agent that was prepared before: %v", err)
+	}
+	w.must(early.Close())
 	var done []string
 	err = w.node.Do(func() (err error) { done, err = intercept.Cleanup(false); return err })
 	if !errors.Is(err, intercept.ErrOwned) || len(done) != 0 {
 		t.Errorf("Cleanup beside a live agent removed %q: %v", done, err)
 	}
 	w.same(before)
+}
+
+// Before it has a table of its own an agent asks itself, and nobody is sent to it yet. What a killed one left would drop that
+// question, or take the answer for a heartbeat.
+//
+// Red when: Prepare does not remove what is left.
+func TestPrepareOverLeftovers(t *testing.T) {
+	w := newWorld(t)
+	cmd := w.process("unowned")
+	w.until(w.pods[0], "udp", vip4, agentIs, back)
+	w.must(cmd.Process.Kill())
+	_ = cmd.Wait()
+	plan, err := intercept.NewPlan(config())
+	w.must(err)
+	var i *intercept.Interception
+	w.must(w.node.Do(func() (err error) { i, err = intercept.Prepare(plan); return err }))
+	defer i.Close()
+	l := plan.Listeners()[0]
+	serve(t, w.node, netip.AddrPortFrom(l.Addr, 53), 0x53, agentIs)
+	for _, network := range []string{"udp", "tcp"} {
+		if who, err := askFrom(w.node, network, l.Addr, plan.Probers()[0], 0); who != agentIs {
+			t.Errorf("asked from the prober's address by %s: answered by %d (%v)", network, who, err)
+		}
+		w.expect(w.pods[0], network, l.VIP, cluster)
+	}
 }
 
 // An agent without descriptors accepts no connection, but its readers still answer: TCP alone goes to cluster DNS.

@@ -36,15 +36,17 @@ type Interception struct {
 	lapses   atomic.Uint64
 }
 
-// Prepare makes the addresses of the plan local to this node, so that the agent can bind them. It changes nothing else: no
-// packet takes another way. It fails with ErrOwned when another live process has a table of the same name.
+// Prepare makes the addresses of the plan local to this node, so that the agent can bind them, and removes what an agent that
+// was killed on a kernel without owned tables has left: its rules drop what the new agent asks itself, or let that count as a
+// heartbeat before there is an upstream. No packet takes another way. It fails with ErrOwned when another live process has a
+// table of the same name.
 func Prepare(p *Plan) (*Interception, error) {
 	nft, err := dialNetfilter()
 	if err != nil {
 		return nil, err
 	}
 	i := &Interception{plan: p, kernel: newKernel(), nft: nft, cfg: p.Config()}
-	if _, err := i.leftovers(); err != nil {
+	if err := i.removeLeftovers(); err != nil {
 		nft.close()
 		return nil, fmt.Errorf("cannot prepare the interception: %w", err)
 	}
@@ -150,6 +152,22 @@ func (i *Interception) leftovers() ([]leftover, error) {
 		}
 	}
 	return found, nil
+}
+
+// removeLeftovers removes the tables that a dead agent has left.
+func (i *Interception) removeLeftovers() error {
+	if err := i.awaitSilence(); err != nil {
+		return err
+	}
+	old, err := i.leftovers()
+	if err != nil {
+		return err
+	}
+	var b batch
+	for _, l := range old {
+		b.uninstall(l.name, l.family)
+	}
+	return i.nft.transact(&b)
 }
 
 // awaitSilence waits until nobody keeps an un-owned table of our name alive. On kernels without owned tables that is the only
