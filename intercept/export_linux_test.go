@@ -15,3 +15,13 @@ func (i *Interception) Deny(owner, socket, fib bool) {
 
 // NftSocket is the descriptor that owns the tables.
 func (i *Interception) NftSocket() int { return i.nft.fd }
+
+// Stall makes everything that asks the kernel wait, as it does behind another program's long change of rules or links.
+func (i *Interception) Stall() (release func()) {
+	i.mu.Lock()
+	i.routes.mu.Lock()
+	return func() {
+		i.routes.mu.Unlock()
+		i.mu.Unlock()
+	}
+}

@@ -67,6 +67,28 @@ func TestNoProgress(t *testing.T) {
 	w.until(w.pods[0], "tcp", vip4, agentIs, back)
 }
 
+// The kernel changes links and rules for one program at a time. While it makes us wait the agent answers as before, and is asked.
+//
+// Red when: loop calls look itself, or stance takes i.mu.
+func TestHeartbeatWaitsForNobody(t *testing.T) {
+	w := newWorld(t)
+	a := w.agent(config(func(c *intercept.Config) { c.Heartbeat = time.Second }))
+	lapses := a.status(t).Lapses
+	release := a.i.Stall()
+	w.must(w.node.AddAddr("pod0", netip.MustParsePrefix("10.97.9.1/24"))) // Run looks at the routes
+	for begin := time.Now(); time.Since(begin) < 2500*time.Millisecond; {
+		w.expect(w.pods[0], "udp", vip4, agentIs)
+		w.expect(w.node, "tcp", vip6, agentIs)
+		if t.Failed() {
+			break
+		}
+	}
+	release()
+	if n := a.status(t).Lapses; n != lapses {
+		t.Errorf("%d lapses", n-lapses)
+	}
+}
+
 // Each transport, and each listener, has a heartbeat of its own.
 //
 // Red when: the key of set alive loses the protocol, or the address.

@@ -27,13 +27,22 @@ type Interception struct {
 	uplinks   []string // in force
 	withdrawn bool
 	closed    bool
-	beat      error  // what Beat said last
-	trouble   string // what the prober met last
-	drift     error  // why the route or the uplinks could not be put right
+	drift     error // why the route or the uplinks could not be put right
+
+	pulse pulse
 
 	restored atomic.Uint64
 	flushed  atomic.Uint64
 	lapses   atomic.Uint64
+}
+
+// pulse is what the prober shares with the others. It is not under mu, which is held while the kernel is asked: rules and routes
+// are changed one after the other for the whole node, and behind somebody else's change that can take seconds.
+type pulse struct {
+	wanted  atomic.Bool // the tables are in force, and not withdrawn
+	mu      sync.Mutex
+	beat    error  // what beat said last
+	trouble string // what the prober met last
 }
 
 // Prepare makes the addresses of the plan local to this node, so that the agent can bind them, and removes what an agent that
@@ -128,6 +137,7 @@ func (i *Interception) install(old []leftover) error {
 		return err
 	}
 	i.tables, i.withdrawn = tables, false
+	i.pulse.wanted.Store(true)
 	return nil
 }
 
@@ -213,15 +223,18 @@ func (i *Interception) resume() error {
 		return fmt.Errorf("cannot resume the interception: %w", err)
 	}
 	i.withdrawn = false
+	i.pulse.wanted.Store(true)
 	return nil
 }
 
 // Withdraw gives new questions to cluster DNS from the next packet on, in one transaction, and stops the prober. Connections
 // that the agent accepted go on, queued questions can still be answered, and answers still get the VIP as their source.
 func (i *Interception) Withdraw() error {
+	i.pulse.wanted.Store(false) // first, so that the prober asks no more whatever comes
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.withdrawn = true // first, so that the prober asks no more whatever comes
+	i.withdrawn = true
+	i.pulse.wanted.Store(false) // again, an Install may have ended in between
 	var b batch
 	for _, t := range i.tables {
 		b.empty(t, i.kernel, "alive")
@@ -246,6 +259,7 @@ func (i *Interception) Close() error {
 		return nil
 	}
 	i.closed = true
+	i.pulse.wanted.Store(false)
 	var errs []error
 	var b batch
 	for _, t := range i.tables {
@@ -346,6 +360,9 @@ func (i *Interception) Status() (Status, error) {
 
 // reason tells why not everything is intercepted, the most telling cause first.
 func (i *Interception) reason(deaf []string) string {
+	i.pulse.mu.Lock()
+	beat, trouble := i.pulse.beat, i.pulse.trouble
+	i.pulse.mu.Unlock()
 	switch {
 	case i.closed:
 		return "closed"
@@ -355,10 +372,10 @@ func (i *Interception) reason(deaf []string) string {
 		return "withdrawn: the agent is stopping"
 	case i.drift != nil:
 		return i.drift.Error()
-	case i.beat != nil:
-		return "the agent makes no progress: " + i.beat.Error()
-	case len(deaf) > 0 && i.trouble != "":
-		return fmt.Sprintf("the prober got no answer by %s: %s", join(deaf), i.trouble)
+	case beat != nil:
+		return "the agent makes no progress: " + beat.Error()
+	case len(deaf) > 0 && trouble != "":
+		return fmt.Sprintf("the prober got no answer by %s: %s", join(deaf), trouble)
 	case len(deaf) > 0:
 		return fmt.Sprintf("the prober got no answer by %s", join(deaf))
 	}

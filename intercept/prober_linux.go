@@ -230,23 +230,17 @@ func (p *prober) write(t *target, fd int, id uint16) error {
 	return nil
 }
 
-// wait sleeps until a probe or one of the other descriptors is ready, at most for timeout, handles the probes and tells
-// which of the others are ready.
-func (p *prober) wait(timeout time.Duration, others ...int) ([]bool, error) {
-	fds := p.pollSet(others)
-	ready := make([]bool, len(others))
-	ms := max(0, (timeout+time.Millisecond-1)/time.Millisecond)
-	if _, err := unix.Poll(fds, int(ms)); err != nil {
+// wait sleeps until a probe or wake is ready, at most for timeout, and handles the probes.
+func (p *prober) wait(timeout time.Duration, wake int) error {
+	fds := p.pollSet(wake)
+	if _, err := unix.Poll(fds, milliseconds(timeout)); err != nil {
 		if errors.Is(err, unix.EINTR) {
-			return ready, nil
+			return nil
 		}
-		return nil, fmt.Errorf("cannot poll: %w", err)
+		return fmt.Errorf("cannot poll: %w", err)
 	}
 	now := time.Now()
-	for i := range others {
-		ready[i] = fds[i].Revents != 0
-	}
-	fds = fds[len(others):]
+	fds = fds[1:]
 	for i, t := range p.targets {
 		if fds[i].Revents != 0 {
 			if err := p.read(t, now); err != nil {
@@ -267,15 +261,13 @@ func (p *prober) wait(timeout time.Duration, others ...int) ([]bool, error) {
 			p.end(i)
 		}
 	}
-	return ready, nil
+	return nil
 }
 
-// pollSet is the other descriptors, then one for each target (poll passes over -1), then one for each probe.
-func (p *prober) pollSet(others []int) []unix.PollFd {
-	fds := make([]unix.PollFd, 0, len(others)+len(p.targets)+len(p.probes))
-	for _, fd := range others {
-		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	}
+// pollSet is wake, then one for each target (poll passes over -1), then one for each probe.
+func (p *prober) pollSet(wake int) []unix.PollFd {
+	fds := make([]unix.PollFd, 0, 1+len(p.targets)+len(p.probes))
+	fds = append(fds, unix.PollFd{Fd: int32(wake), Events: unix.POLLIN})
 	for _, t := range p.targets {
 		fds = append(fds, unix.PollFd{Fd: int32(t.fd), Events: unix.POLLIN})
 	}

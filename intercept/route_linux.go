@@ -23,6 +23,7 @@ type routes struct {
 	handle *netlink.Handle
 	lo     int
 	want   []netip.Prefix
+	closed bool
 }
 
 func openRoutes(families []*family) (*routes, error) {
@@ -50,6 +51,9 @@ func (r *routes) ensure() (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
+	if r.closed {
+		return n, nil
+	}
 	for _, block := range r.want {
 		switch err := r.handle.RouteAdd(r.route(block)); {
 		case err == nil:
@@ -90,6 +94,7 @@ func (r *routes) close(remove bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.handle.Close()
+	r.closed = true // nobody puts them back
 	if !remove {
 		return nil
 	}
@@ -106,6 +111,9 @@ func (r *routes) close(remove bool) error {
 func (r *routes) uplinks() ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, nil
+	}
 	index := map[int]bool{}
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		found, err := whole(func() ([]netlink.Route, error) {

@@ -36,6 +36,8 @@ func (i *Interception) Run(ctx context.Context, beat func() error) error {
 		return fmt.Errorf("cannot run the prober: %w", err)
 	}
 	defer unix.Close(wake)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
@@ -51,55 +53,63 @@ func (i *Interception) Run(ctx context.Context, beat func() error) error {
 		return fmt.Errorf("cannot run the prober: %w", err)
 	}
 	defer unix.Close(watch)
-	if err := i.loop(ctx, p, beat, wake, watch); err != nil {
+	// Each for itself: the kernel lets a change of routes wait while anybody else changes links, for seconds on a busy node,
+	// and the heartbeat must not wait with it.
+	kept := make(chan error, 1)
+	go func() {
+		defer cancel()
+		kept <- i.keep(ctx, wake, watch)
+	}()
+	err = i.loop(ctx, p, beat, wake)
+	cancel()
+	if err := errors.Join(err, <-kept); err != nil {
 		return fmt.Errorf("cannot run the prober: %w", err)
 	}
 	return nil
 }
 
-func (i *Interception) loop(ctx context.Context, p *prober, beat func() error, wake, watch int) error {
+// loop is the heartbeat. It waits for nobody: not for i.mu, not for an answer of the kernel.
+func (i *Interception) loop(ctx context.Context, p *prober, beat func() error, wake int) error {
 	interval := p.life / probesPerHeartbeat
-	var next, look, looked time.Time
-	changed := true // routes or links, since they were looked at
+	var next time.Time
 	for ctx.Err() == nil {
-		now := time.Now()
-		if !now.Before(look) {
-			changed = i.look(changed) != nil // then it is tried again
-			looked, look = now, now.Add(lookEvery)
-		}
-		if !now.Before(next) {
+		if now := time.Now(); !now.Before(next) {
 			p.tick(now, i.stance(beat(), p.trouble()))
 			if next = next.Add(interval); next.Before(now) { // after a stop, or a busy CPU: no bunch of late rounds
 				next = now.Add(interval)
 			}
 		}
-		ready, err := p.wait(time.Until(earlier(next, look)), wake, watch)
-		if err != nil {
+		if err := p.wait(time.Until(next), wake); err != nil {
 			return err
-		}
-		if ready[1] {
-			drain(watch)
-			changed = true
-			look = earlier(look, looked.Add(lookPause))
 		}
 	}
 	return nil
 }
 
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
+// keep looks after routes, uplinks and tables until wake is readable.
+func (i *Interception) keep(ctx context.Context, wake, watch int) error {
+	changed := true // routes or links, since they were looked at
+	for ctx.Err() == nil {
+		looked := time.Now()
+		changed = i.look(changed) != nil // then it is tried again
+		if err := await(lookEvery, wake, watch); err != nil {
+			return err
+		}
+		if err := await(time.Until(looked.Add(lookPause)), wake); err != nil {
+			return err
+		}
+		changed = drain(watch) || changed
 	}
-	return a
+	return nil
 }
 
 // stance notes what is wrong, for Status, and tells what the prober shall do.
 func (i *Interception) stance(beat error, trouble string) stance {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.beat, i.trouble = beat, trouble
+	i.pulse.mu.Lock()
+	i.pulse.beat, i.pulse.trouble = beat, trouble
+	i.pulse.mu.Unlock()
 	switch {
-	case i.withdrawn || i.tables == nil:
+	case !i.pulse.wanted.Load():
 		return rest
 	case beat != nil:
 		return stuck
@@ -107,30 +117,36 @@ func (i *Interception) stance(beat error, trouble string) stance {
 	return ask
 }
 
-// look puts right what somebody else has changed, and keeps for Status what it could not.
+// look puts right what somebody else has changed, and keeps for Status what it could not. It asks for routes without i.mu.
 func (i *Interception) look(changed bool) error {
+	n, err := i.routes.ensure()
+	i.restored.Add(uint64(n))
+	var uplinks []string
+	follow := changed && len(i.plan.cfg.Uplinks) == 0
+	if follow {
+		var failed error
+		uplinks, failed = i.routes.uplinks()
+		follow, err = failed == nil, errors.Join(err, failed)
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
 		return nil
 	}
-	n, err := i.routes.ensure()
-	i.restored.Add(uint64(n))
 	if i.tables != nil && i.kernel.lacks(featureOwner) && !i.withdrawn {
 		err = errors.Join(err, i.restore())
 	}
-	if i.tables != nil && len(i.cfg.Uplinks) == 0 && changed {
-		err = errors.Join(err, i.follow())
+	if i.tables != nil && follow {
+		err = errors.Join(err, i.follow(uplinks))
 	}
 	i.drift = err
 	return err
 }
 
 // follow makes the interfaces of the default routes the uplinks. i.mu is held.
-func (i *Interception) follow() error {
-	found, err := i.routes.uplinks()
-	if err != nil || slices.Equal(found, i.uplinks) {
-		return err
+func (i *Interception) follow(found []string) error {
+	if slices.Equal(found, i.uplinks) {
+		return nil
 	}
 	cfg := i.cfg
 	cfg.Uplinks = found
@@ -169,12 +185,30 @@ func watchRoutes() (int, error) {
 	return fd, nil
 }
 
-// drain empties the socket.
-func drain(fd int) {
+// drain empties the socket and tells whether anything was in it.
+func drain(fd int) (announced bool) {
 	var buf [4096]byte
 	for {
 		if _, _, err := unix.Recvfrom(fd, buf[:], unix.MSG_DONTWAIT); err != nil && err != unix.ENOBUFS && err != unix.EINTR {
-			return
+			return announced
 		}
+		announced = true
 	}
+}
+
+// await sleeps until one of the descriptors is readable, at most for timeout.
+func await(timeout time.Duration, fds ...int) error {
+	var set []unix.PollFd
+	for _, fd := range fds {
+		set = append(set, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	if _, err := unix.Poll(set, milliseconds(timeout)); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("cannot poll: %w", err)
+	}
+	return nil
+}
+
+// milliseconds rounds up, so that nobody wakes before the time; a time that has passed is 0, not the -1 that poll takes for ever.
+func milliseconds(d time.Duration) int {
+	return int(max(0, (d+time.Millisecond-1)/time.Millisecond))
 }
