@@ -37,7 +37,7 @@ type interception struct {
 
 // newInterception plans what cfg wants and makes our own addresses exist, so that they can be listened on.
 func newInterception(log *slog.Logger, cfg config.Config, endpoints []netip.AddrPort) (*interception, error) {
-	t := &interception{log: log, mode: cfg.Intercept.Mode, endpoints: endpoints, bypass: cfg.Intercept.Bypass}
+	t := &interception{log: log, mode: cfg.Intercept.Mode, endpoints: direct(cfg.Intercept, endpoints), bypass: cfg.Intercept.Bypass}
 	switch {
 	case cfg.Intercept.Mode == config.ModeOff:
 		t.reason = "switched off (intercept.mode)"
@@ -46,14 +46,8 @@ func newInterception(log *slog.Logger, cfg config.Config, endpoints []netip.Addr
 		t.reason = "no virtual IP is configured (intercept.vips)"
 		return t, nil
 	}
-	c := cfg.Intercept
-	ic := intercept.Default()
-	ic.VIPs, ic.Block4, ic.Block6 = c.VIPs, c.Addresses4, c.Addresses6
-	ic.Marks = intercept.Marks{Listener: c.Marks.Listener, Upstream: c.Marks.Upstream, LastResort: c.Marks.LastResort}
-	ic.Endpoints, ic.Uplinks, ic.Scope, ic.Bypass = endpoints, c.Uplinks, c.Scope, c.Bypass
-	ic.Rate, ic.Heartbeat, ic.ProbeName = c.Rate, c.Heartbeat, resolver.ProbeName
 	var err error
-	if t.plan, err = intercept.NewPlan(ic); err != nil {
+	if t.plan, err = planOf(cfg.Intercept, t.endpoints); err != nil {
 		return nil, err
 	}
 	if t.in, err = intercept.Prepare(t.plan); errors.Is(err, intercept.ErrOwned) {
@@ -62,6 +56,24 @@ func newInterception(log *slog.Logger, cfg config.Config, endpoints []netip.Addr
 		return t, t.without(err)
 	}
 	return t, nil
+}
+
+// planOf never fails for what package config has accepted.
+func planOf(c config.Intercept, endpoints []netip.AddrPort) (*intercept.Plan, error) {
+	ic := intercept.Default()
+	ic.VIPs, ic.Block4, ic.Block6 = c.VIPs, c.Addresses4, c.Addresses6
+	ic.Marks = intercept.Marks{Listener: c.Marks.Listener, Upstream: c.Marks.Upstream, LastResort: c.Marks.LastResort}
+	ic.Endpoints, ic.Uplinks, ic.Scope, ic.Bypass = endpoints, c.Uplinks, c.Scope, c.Bypass
+	ic.Rate, ic.Heartbeat, ic.ProbeName = c.Rate, c.Heartbeat, resolver.ProbeName
+	return intercept.NewPlan(ic)
+}
+
+// direct are the endpoints that the rules can tell from others: not this machine's loopback, not what needs a zone, and not a
+// virtual IP at another port, the way to which is kube-proxy's. Those are asked as any program would ask them.
+func direct(c config.Intercept, endpoints []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(endpoints), func(e netip.AddrPort) bool {
+		return e.Addr().IsLoopback() || e.Addr().Zone() != "" || slices.Contains(c.VIPs, e.Addr())
+	})
 }
 
 // without goes on without interception because of err, or returns err where that is not wanted.
@@ -84,7 +96,10 @@ func (t *interception) without(err error) error {
 
 // reasonOf puts err into the words of an operator.
 func reasonOf(err error) string {
+	var taken *PortTakenError
 	switch {
+	case errors.As(err, &taken):
+		return fmt.Sprintf("%v: it must listen on addresses of its own, not on all of this machine", err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Sprintf("not permitted, it needs uid 0 with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE: %v", err)
 	case errors.Is(err, intercept.ErrUnsupported):
@@ -251,7 +266,7 @@ func (t *interception) change(cfg config.Config, endpoints []netip.AddrPort) err
 		return nil
 	}
 	t.mu.Lock()
-	t.endpoints, t.bypass = endpoints, cfg.Intercept.Bypass
+	t.endpoints, t.bypass = direct(cfg.Intercept, endpoints), cfg.Intercept.Bypass
 	untracked, bypassed := t.untracked(), t.bypassed()
 	t.mu.Unlock()
 	return errors.Join(in.SetEndpoints(untracked), in.SetScope(cfg.Intercept.Scope), in.SetBypass(bypassed))

@@ -7,6 +7,15 @@ import (
 	"testing"
 )
 
+// addresses are n different ones.
+func addresses(n int) string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("10.9.%d.%d", i/250, i%250+1)
+	}
+	return strings.Join(out, ", ")
+}
+
 // Red when: fail does not stop at maxProblems, or a list has no bound.
 func TestParseIsBounded(t *testing.T) {
 	var groups strings.Builder
@@ -32,6 +41,16 @@ func TestParseIsBounded(t *testing.T) {
 	for name, want := range map[string]string{"elements": "has 10001 elements", "groups": "has 257 keys"} {
 		if _, err := Parse([]byte(tests[name]), "f"); !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for path, text := range map[string]string{
+		"upstreams.default.endpoints": "upstreams: {default: {endpoints: [" + addresses(MaxEndpoints+1) + "]}}\nintercept: {vips: [172.20.0.10]}",
+		"intercept.scope":             "intercept: {vips: [172.20.0.10], scope: [" + addresses(MaxSources+1) + "]}",
+		"intercept.bypass":            "intercept: {vips: [172.20.0.10], bypass: [" + addresses(MaxSources+1) + "]}",
+	} {
+		var errs Errors
+		if _, err := Parse([]byte(text), "f"); !errors.As(err, &errs) || len(errs) != 1 || errs[0].Path != path || !strings.Contains(errs[0].Reason, "at most") {
+			t.Errorf("%s: got %v", path, err)
 		}
 	}
 	_, err := Parse([]byte(tests["problems"]), "f")

@@ -10,6 +10,13 @@ import (
 // MaxVIPs is how many virtual IPs of one family a block of our own addresses has listeners for.
 const MaxVIPs = 10
 
+// What the rules take: endpoints of cluster DNS, and sources in the scope and in the bypass each. Every endpoint may have to
+// become a source that is bypassed, too, so fewer sources than package intercept takes.
+const (
+	MaxEndpoints = 500
+	MaxSources   = 1500
+)
+
 // kubeMarks are the bits of a packet's mark that kube-proxy (0x4000: masquerade) and the kubelet (0x8000: drop) act on.
 const kubeMarks = 0x4000 | 0x8000
 
@@ -119,6 +126,9 @@ func (v *validation) upstreams(c Config) {
 		case len(u.Endpoints) == 0 && u.ResolvConf == "":
 			v.fail(path, "give endpoints or resolvConf", "the group is empty")
 		}
+		if name == DefaultUpstream && c.Intercept.Enabled() && len(u.Endpoints) > MaxEndpoints {
+			v.fail(path+".endpoints", "", "has %d elements: interception takes at most %d", len(u.Endpoints), MaxEndpoints)
+		}
 		each(v, path+".endpoints", u.Endpoints, func(path string, e netip.AddrPort) { v.asked(path, e) })
 		if u.LastResort.IsValid() {
 			v.asked(path+".lastResort", u.LastResort)
@@ -215,12 +225,20 @@ func (v *validation) intercept(i Intercept) {
 	})
 	v.marks(i.Marks)
 	each(v, "intercept.uplinks", i.Uplinks, func(string, string) {})
+	v.sources("intercept.scope", i.Scope)
+	v.sources("intercept.bypass", i.Bypass)
 	each(v, "intercept.scope", i.Scope, func(string, netip.Prefix) {})
 	each(v, "intercept.bypass", i.Bypass, func(path string, p netip.Prefix) {
 		if slices.Contains(i.Scope, p) {
 			v.fail(path, "remove one", "%s is in intercept.scope, too", p)
 		}
 	})
+}
+
+func (v *validation) sources(path string, sources []netip.Prefix) {
+	if len(sources) > MaxSources {
+		v.fail(path, "write blocks instead of addresses", "has %d elements: interception takes at most %d", len(sources), MaxSources)
+	}
 }
 
 // block checks a block of our own addresses, of which the longest length allowed has room for the prober and MaxVIPs.
