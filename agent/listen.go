@@ -23,7 +23,7 @@ import (
 // PortTakenError says that somebody else has an address that the agent was told to listen on.
 type PortTakenError struct {
 	Addr  netip.AddrPort
-	Key   string // of the configuration, under which another one can be given
+	Key   string // of the configuration, under which another one can be given; empty: it is one of interception's
 	Owner string // who has it, in words; empty: cannot be told
 	Err   error
 }
@@ -80,7 +80,8 @@ func limitsOf(l config.Limits) resolver.Limits {
 }
 
 // listen makes the resolver and binds every address: those of the configuration and those of the interception. With
-// mode auto an interception whose addresses may not be bound is given up, and the rest is served.
+// mode auto an interception whose addresses cannot be bound is given up, and the rest is served: a cluster DNS pod in the
+// node's own network, say, that listens on port 53 of every address.
 func (a *Agent) listen(cfg config.Config, zones *resolver.Zones) error {
 	for {
 		s, err := resolver.New(resolver.Config{
@@ -96,8 +97,14 @@ func (a *Agent) listen(cfg config.Config, zones *resolver.Zones) error {
 			return nil
 		}
 		s.Drain(context.Background())
-		if !errors.Is(err, fs.ErrPermission) || a.take.get() == nil {
-			return taken(err, "listen", []string{"udp", "tcp"}, addrs...)
+		err = taken(err, "listen", []string{"udp", "tcp"}, addrs...)
+		var busy *PortTakenError
+		ours := errors.As(err, &busy) && a.take.owns(busy.Addr.Addr())
+		if ours {
+			busy.Key = ""
+		}
+		if !ours && !errors.Is(err, fs.ErrPermission) || a.take.get() == nil {
+			return err
 		}
 		if err := a.take.without(err); err != nil {
 			return err

@@ -94,6 +94,9 @@ func runAgent(ctx context.Context, o agent.Options) error {
 	}
 	err = a.Run(ctx)
 	var taken *agent.PortTakenError
+	if errors.As(err, &taken) && taken.Key == "" {
+		return withRemedy(err, "let that program listen on addresses of its own instead of all, or go on without interception: --set intercept.mode=auto")
+	}
 	if errors.As(err, &taken) {
 		return withRemedy(err, fmt.Sprintf("a node has one dnslet agent; stop what has the port, or choose another address with --set %s=IP:PORT", taken.Key))
 	}

@@ -422,6 +422,50 @@ func TestAgentWithoutPrivilegesGoesOnWithout(t *testing.T) {
 	}
 }
 
+// A cluster DNS pod in the node's own network may listen on port 53 of every address, and so of ours.
+//
+// Red when: listen does not go on without, or ends with the remedy for a plain address.
+func TestPortTakenOnEveryAddress(t *testing.T) {
+	c := newCluster(t)
+	var other net.PacketConn
+	if err := c.Node.Do(func() (err error) { other, err = net.ListenPacket("udp", ":53"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	must := begin(t, c, command(c, "intercept.mode=on"))
+	if err := <-must.end; err == nil {
+		t.Error("with mode on the agent goes on without")
+	}
+	if b, err := os.ReadFile(must.log); err != nil || !strings.Contains(string(b), "remedy: let that program listen on addresses of its own") {
+		t.Errorf("no remedy (%v):\n%s", err, b)
+	}
+	a := start(t, c)
+	if i := a.status().Interception; i.State != api.Warn || i.Installed || !strings.Contains(i.Reason, fmt.Sprintf("(process %d): it must listen on addresses of its own", os.Getpid())) {
+		t.Errorf("interception: %+v", i)
+	}
+	a.all(someName, fromCluster)
+}
+
+// Red when: ensure says of IPv6 that is off that a privilege is missing.
+func TestIPv6SwitchedOff(t *testing.T) {
+	c := newCluster(t)
+	if err := c.Node.Sysctl("net.ipv6.conf.all.disable_ipv6", "1"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(c)
+	for i, arg := range cmd.Args {
+		if strings.HasPrefix(arg, "intercept.vips=") {
+			cmd.Args[i] += ",fd00:20::a"
+		}
+	}
+	a := begin(t, c, cmd)
+	a.within(15*time.Second, "ready", a.ready)
+	if i := a.status().Interception; i.State != api.Warn || strings.Contains(i.Reason, "not permitted") || !strings.Contains(i.Reason, "disable_ipv6") {
+		t.Errorf("interception: %+v", i)
+	}
+	a.all(someName, fromCluster)
+}
+
 // Red when: change leaves out SetEndpoints, SetBypass or SetScope.
 func TestReloadReachesTheKernel(t *testing.T) {
 	c := newCluster(t)

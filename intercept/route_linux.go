@@ -58,6 +58,9 @@ func (r *routes) ensure() (int, error) {
 		switch err := r.handle.RouteAdd(r.route(block)); {
 		case err == nil:
 			n++
+		case errors.Is(err, unix.EACCES) && block.Addr().Is6(): // what a missing privilege gives is EPERM
+			return n, fmt.Errorf("cannot add the local route %s: IPv6 is switched off on this node (net.ipv6.conf.lo.disable_ipv6): "+
+				"switch it on, or take the IPv6 addresses out of the virtual IPs", block)
 		case !errors.Is(err, unix.EEXIST):
 			return n, fmt.Errorf("cannot add the local route %s: %w", block, err)
 		}
