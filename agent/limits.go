@@ -30,6 +30,22 @@ func memoryCeiling(cfg config.Config) int64 {
 	return need + need/gcShareOfHeap
 }
 
+// ownFiles is about how many descriptors the agent has for itself: listeners, HTTP, netlink, probes, and logs.
+const ownFiles = 64
+
+// fit lowers l so that clients' connections leave descriptors for asking upstream, which takes up to a quarter of files
+// (upstream.DefaultConfig). An agent without any would go on answering its prober, and every miss with SERVFAIL: worse than
+// none. files 0: not known.
+func fit(l resolver.Limits, files uint64) resolver.Limits {
+	if files == 0 {
+		return l
+	}
+	room := max(1, int(min(files, math.MaxInt32))/2-ownFiles/2)
+	l.TCPConns = min(l.TCPConns, room)
+	l.TCPPerSource = min(l.TCPPerSource, l.TCPConns)
+	return l
+}
+
 // setLimits takes what the machine allows and tells the runtime what the configuration allows. Nothing here is a reason
 // not to start.
 func (a *Agent) setLimits(cfg config.Config) {
@@ -39,6 +55,10 @@ func (a *Agent) setLimits(cfg config.Config) {
 	}
 	if a.limits.files, err = raiseFileLimit(); err != nil {
 		a.log.Warn("limit of open files", "err", err)
+	}
+	if l := fit(limitsOf(cfg.Limits), a.limits.files); l.TCPConns < cfg.Limits.TCPConnections {
+		a.log.Warn("the limit of open files allows fewer TCP connections than configured: raise it (ulimit -n, LimitNOFILE)",
+			"limit", a.limits.files, "connections", l.TCPConns, "configured", cfg.Limits.TCPConnections)
 	}
 	// Without a limit the collector lets the heap grow to twice what is live, and a cache lives long. An operator's own
 	// GOMEMLIMIT counts more than our estimate.

@@ -85,7 +85,7 @@ func limitsOf(l config.Limits) resolver.Limits {
 func (a *Agent) listen(cfg config.Config, zones *resolver.Zones) error {
 	for {
 		s, err := resolver.New(resolver.Config{
-			Cache: a.cache, Zones: zones, Limits: limitsOf(cfg.Limits), Readers: resolver.DefaultReaders(), Mark: a.take.mark(), Logger: a.log,
+			Cache: a.cache, Zones: zones, Limits: fit(limitsOf(cfg.Limits), a.limits.files), Readers: resolver.DefaultReaders(), Mark: a.take.mark(), Logger: a.log,
 		})
 		if err != nil {
 			return err

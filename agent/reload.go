@@ -68,7 +68,7 @@ func (a *Agent) applyConfig(cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := a.server.SetLimits(limitsOf(cfg.Limits)); err != nil {
+	if err := a.server.SetLimits(fit(limitsOf(cfg.Limits), a.limits.files)); err != nil {
 		return err
 	}
 	a.server.SetZones(zones)

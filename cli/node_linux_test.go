@@ -446,6 +446,38 @@ func TestPortTakenOnEveryAddress(t *testing.T) {
 	a.all(someName, fromCluster)
 }
 
+// Clients that hold every connection open must not take the descriptors that misses need.
+//
+// Red when: listen does not bring the limits within that of open files.
+func TestFewDescriptorsAreLeftForMisses(t *testing.T) {
+	c := newCluster(t)
+	cmd := command(c)
+	cmd.Args = append([]string{"sh", "-c", `ulimit -n 128 && exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	a := begin(t, c, cmd)
+	a.within(15*time.Second, "ready", a.ready)
+	for range 200 {
+		err := c.Pods[1].NS.Do(func() error {
+			conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(lab.VIP, 53).String(), time.Second)
+			if err == nil {
+				t.Cleanup(func() { conn.Close() })
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // one too many
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		if who, err := ask(c.Pods[0].NS, "udp", fmt.Sprintf("n%d.example.com.", i)); err != nil || who != fromAgent {
+			t.Errorf("miss %d: answered by %q (%v)", i, who, err)
+		}
+	}
+	if b, err := os.ReadFile(a.log); err != nil || !strings.Contains(string(b), "connections=32 configured=1024") {
+		t.Errorf("the log does not name the limit (%v):\n%s", err, b)
+	}
+}
+
 // Red when: ensure says of IPv6 that is off that a privilege is missing.
 func TestIPv6SwitchedOff(t *testing.T) {
 	c := newCluster(t)
