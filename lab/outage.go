@@ -62,6 +62,13 @@ type Outage struct {
 	Back float64 `json:"backSeconds"`
 }
 
+// The phases of an outage of every endpoint.
+const (
+	beforeOutage = "before"
+	duringOutage = "all silent"
+	afterOutage  = "back"
+)
+
 // Memory is the agent at a moment of an outage.
 type Memory struct {
 	At       float64 `json:"atSeconds"` // since the endpoints went silent; negative: before
@@ -76,11 +83,12 @@ type NamesAsked struct {
 	Names    string `json:"names"`
 	Asked    int    `json:"asked"`
 	Answered int    `json:"answered"` // with records
-	Stale    int    `json:"stale"`    // of these, with what had expired (RFC 8767)
+	Stale    bool   `json:"stale"`    // the answers had expired (RFC 8767)
 	ServFail int    `json:"servfail"` // told that no answer could be had
 	Why      int    `json:"servfailWithReason"`
 	Silent   int    `json:"unanswered"`
-	Others   int    `json:"byClusterDNS"` // replies that dnslet did not give
+	Late     int    `json:"laterThan2Seconds"` // replies that came when stubs had begun to ask again
+	Others   int    `json:"byClusterDNS"`      // replies that dnslet did not give
 	// Of all replies, in seconds.
 	P50 float64 `json:"p50Seconds"`
 	P99 float64 `json:"p99Seconds"`
@@ -89,8 +97,8 @@ type NamesAsked struct {
 	Reasons map[string]int `json:"reasons"`
 }
 
-// replied is the share of questions that got a reply of whichever kind.
-func (n NamesAsked) replied() float64 { return share(n.Asked-n.Silent, n.Asked) }
+// inTime is the share of questions that got a reply of whichever kind before anybody asked again.
+func (n NamesAsked) inTime() float64 { return share(n.Asked-n.Silent-n.Late, n.Asked) }
 
 // answered is the share of questions that got records.
 func (n NamesAsked) answered() float64 { return share(n.Answered, n.Asked) }
@@ -139,10 +147,10 @@ func (o *Outage) table(b *strings.Builder) {
 	fmt.Fprintf(b, "\nmost ever resident %s, ceiling %s; at most %d descriptors; heartbeat lapses %d\n\n",
 		mebibytes(o.Peak), mebibytes(o.Ceiling), o.FileLimit, o.Lapses)
 	rows(b, func(w io.Writer) {
-		fmt.Fprintln(w, "phase\tnames\tasked\tanswered\tof these stale\tSERVFAIL\twith a reason\tno reply\tp50\tp99\tmax\t")
+		fmt.Fprintln(w, "phase\tnames\tasked\tanswered\tSERVFAIL\twith a reason\tno reply\tover 2 s\tp50\tp99\tmax\t")
 		for _, n := range o.Names {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t\n", n.Phase, n.Names, n.Asked, percent(n.answered()), n.Stale,
-				n.ServFail, n.Why, n.Silent, seconds(n.P50), seconds(n.P99), seconds(n.Max))
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t\n", n.Phase, n.Names, n.Asked, percent(n.answered()),
+				n.ServFail, n.Why, n.Silent, n.Late, seconds(n.P50), seconds(n.P99), seconds(n.Max))
 		}
 	})
 	b.WriteString("\n")

@@ -125,3 +125,52 @@ func TestSeconds(t *testing.T) {
 		t.Errorf("quantile = %d, want 2", got)
 	}
 }
+
+// Red when: a column loses its name, or the samples between those that are shown their CPU time.
+func TestOutageTables(t *testing.T) {
+	r := &Report{Kernel: "6.18.0", As: "as root", Endpoints: 3}
+	r.Phases = []Phase{{Scenario: "blackhole-one", Path: WithAgent, Phase: Later, Round: 2, Seconds: 10, Questions: 5000, Upstream: 5150,
+		Tally: Tally{Lookups: 2500, P50: 0.0026, P99: 0.0036, Max: 0.0062, ByAgent: 1}}}
+	o := Outage{Scenario: "blackhole-all", Pods: 10, Rate: 20000, Asked: 19984.4, Seconds: 8, Peak: 150 << 20, Ceiling: 300 << 20, FileLimit: 20000}
+	for i := range 9 {
+		o.Memory = append(o.Memory, Memory{At: float64(i), Resident: int64(20+i) << 20, Files: 19, CPU: float64(i) / 10})
+	}
+	o.Names = []NamesAsked{{Phase: duringOutage, Names: "new", Asked: 1000, ServFail: 999, Why: 999, Silent: 1, P50: 0.0005, P99: 1.8, Max: 1.9,
+		Reasons: map[string]int{"Network Error": 900, "Cached Error": 99}}}
+	r.Outages = []Outage{o}
+	var b bytes.Buffer
+	if err := r.write(&b, "table"); err != nil {
+		t.Fatal(err)
+	}
+	want := `Linux 6.18.0, as root: 3 cluster DNS endpoints behind 172.20.0.10
+
+       scenario    path  round          phase  lookups  failed  stalled      p50      p99      max  lookups/s  extra upstream  by dnslet
+  blackhole-one  dnslet      2  silent, later     2500       0        0  2.60 ms  3.60 ms  6.20 ms        250          +3.0 %      100 %
+
+lookups: each asks A and AAAA for a name that nobody has asked for; its time is that of the later answer.
+extra upstream: questions that the endpoints were sent, the silent one included, beyond those that pods asked.
+
+blackhole-all: 10 pods asked 19984 questions/s (20000 wanted) while every endpoint, and so 172.20.0.10, was silent, for 8 s
+
+  silent for  resident  descriptors  agent's CPU
+         0 s  20.0 MiB           19          0 %
+         1 s  21.0 MiB           19         10 %
+         2 s  22.0 MiB           19         20 %
+         3 s  23.0 MiB           19         30 %
+         4 s  24.0 MiB           19         40 %
+         5 s  25.0 MiB           19         50 %
+         8 s  28.0 MiB           19         70 %
+
+most ever resident 150.0 MiB, ceiling 300.0 MiB; at most 20000 descriptors; heartbeat lapses 0
+
+       phase  names  asked  answered  SERVFAIL  with a reason  no reply  over 2 s     p50     p99     max
+  all silent    new   1000       0 %       999            999         1         0  500 us  1.80 s  1.90 s
+
+all silent, new: 99 replies said "Cached Error".
+all silent, new: 900 replies said "Network Error".
+
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("tables (-want +got):\n%s", diff)
+	}
+}
