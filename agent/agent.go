@@ -213,7 +213,7 @@ func (a *Agent) bringUp(ctx context.Context) {
 	close(a.ready)
 	a.log.Info("ready", "took", time.Since(a.started).Round(time.Millisecond), "interception", a.take.word())
 	a.tell(a.notify.ready("serving"))
-	a.take.tend(ctx, a.upstreams)
+	a.take.tend(ctx, a.upstreams, a.server.Stats)
 }
 
 // waitFor waits until the channel that of returns is closed and keeps the service manager patient meanwhile; false: ctx

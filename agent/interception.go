@@ -26,6 +26,8 @@ type interception struct {
 	mode config.Mode
 	plan *intercept.Plan
 
+	trial arrivals
+
 	mu        sync.Mutex
 	in        *intercept.Interception // nil: not in use, for the reason beside it
 	reason    string
@@ -179,7 +181,12 @@ func (t *interception) run(ctx context.Context, progress func() error) error {
 		<-ctx.Done()
 		return nil
 	}
-	return in.Run(ctx, progress)
+	return in.Run(ctx, func() error {
+		if reason := t.trial.verdict(); reason != "" {
+			return errors.New(reason)
+		}
+		return progress()
+	})
 }
 
 // whenAlive is closed when everything that is to be intercepted is, or nothing is to be.
@@ -212,7 +219,7 @@ func (t *interception) check() string {
 // problem is check, of a status that has been read.
 func (t *interception) problem(s *intercept.Status, err error) string {
 	t.mu.Lock()
-	tried, reason := t.tried, t.reason
+	tried, reason := t.tried, cmp.Or(t.reason, t.trial.verdict())
 	t.mu.Unlock()
 	switch {
 	case !tried:

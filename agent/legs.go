@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dnslet/dnslet/config"
+	"github.com/dnslet/dnslet/resolver"
 	"github.com/dnslet/dnslet/upstream"
 	"github.com/dnslet/dnslet/wire"
 )
@@ -26,8 +27,8 @@ const (
 	legName = "kubernetes.default.svc.cluster.local."
 )
 
-// tend looks after the ways to the endpoints until ctx ends.
-func (t *interception) tend(ctx context.Context, u *upstreams) {
+// tend looks after the ways to us and to the endpoints until ctx ends.
+func (t *interception) tend(ctx context.Context, u *upstreams, stats func() resolver.Stats) {
 	tick := time.NewTicker(legEvery)
 	defer tick.Stop()
 	for {
@@ -36,6 +37,7 @@ func (t *interception) tend(ctx context.Context, u *upstreams) {
 			return
 		case <-tick.C:
 		}
+		t.weigh(time.Now(), stats)
 		if t.get() == nil {
 			continue
 		}

@@ -548,6 +548,8 @@ func TestReloadReachesTheKernel(t *testing.T) {
 	}
 }
 
+const untracked = 1 << 6 // NF_CT_STATE_UNTRACKED_BIT
+
 // dropUntracked is a firewall of the node that lets answers in by the state of their connection, and so none that has none.
 func dropUntracked() error {
 	c, err := nftables.New()
@@ -556,7 +558,6 @@ func dropUntracked() error {
 	}
 	table := c.AddTable(&nftables.Table{Name: "firewall", Family: nftables.TableFamilyIPv4})
 	input := c.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
-	const untracked = 1 << 6 // NF_CT_STATE_UNTRACKED_BIT
 	c.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte(lab.Uplink), make([]byte, 16-len(lab.Uplink))...)},
@@ -566,6 +567,59 @@ func dropUntracked() error {
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
 	return c.Flush()
+}
+
+// dropInput is a firewall of the node that lets no pod reach addresses of the node itself.
+func dropInput() error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := c.AddTable(&nftables.Table{Name: "firewall", Family: nftables.TableFamilyIPv4})
+	input := c.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+	c.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: append([]byte("lo"), make([]byte, 14)...)},
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{untracked, 0, 0, 0}, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0, 53}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	return c.Flush()
+}
+
+// The heartbeat does not pass a firewall between the pods and the node. That no question arrives says so.
+//
+// Red when: tend does not call weigh, or run does not ask the trial.
+func TestFirewallThatDropsQuestions(t *testing.T) {
+	c := newCluster(t)
+	a := start(t, c)
+	a.all(someName, fromAgent)
+	if err := c.Node.Do(dropInput); err != nil {
+		t.Fatal(err)
+	}
+	pod, lost := c.Pods[0].NS, 0
+	took := a.within(15*time.Second, "pods are left to cluster DNS", func() bool {
+		who, err := ask(pod, "udp", someName)
+		if err != nil {
+			lost++
+		}
+		return who == fromCluster
+	})
+	t.Logf("%d questions lost in %v", lost, took)
+	for range 20 {
+		if who, err := ask(pod, "tcp", someName); who != fromCluster {
+			t.Errorf("answered by %q (%v)", who, err)
+		}
+	}
+	if i := a.status().Interception; i.State != api.Fail || !strings.Contains(i.Reason, "none has arrived: a firewall") {
+		t.Errorf("interception: %s %q", i.State, i.Reason)
+	}
+	if code, body := a.get("/readyz"); code == http.StatusOK {
+		t.Errorf("readyz: %s", body)
+	}
 }
 
 // Red when: tend does nothing, or what it tracks is not said in status.
