@@ -38,8 +38,8 @@ func (p *play) blackholeAll(ctx context.Context) error {
 		shortest: 40 * time.Second, longest: 90 * time.Second, after: 5 * time.Second})
 }
 
-// allSilent plays the outage: first known names only, so that they are in the cache; then every endpoint goes silent, and nine
-// of ten questions are for names that nobody has asked for; then the endpoints are back, and pods ask for the names that failed,
+// allSilent plays the outage: first known names only, so that they are in the cache; then every endpoint goes silent, and most
+// questions are for names that nobody has asked for, some for the same names, which fail again and again; then the endpoints are back, and pods ask for the names that failed,
 // for those that did not, and, at a rate that servers can bear, for new ones.
 func (p *play) allSilent(ctx context.Context, s allSilent) error {
 	agent, err := p.c.StartAgent(ctx, p.o.Agent)
@@ -94,9 +94,10 @@ func (p *play) flooded(ctx context.Context, agent *Agent, f *flood, s allSilent,
 		return 0, 0, err
 	}
 	p.setAll(Behaviour{BlackHole: true})
-	f.ask(mix{of: 20, new: 18})
+	f.ask(mix{of: 20, new: 14, again: 4})
 	silentAt = f.now()
-	p.say("blackhole-all: every endpoint is silent; 9 of 10 questions are for new names, until memory has settled")
+	p.say("blackhole-all: every endpoint is silent; of ten questions seven are for new names, two for %d that fail again "+
+		"and again, one for a known one, until memory has settled", againNames)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for at := time.Duration(0); at < s.longest && (at < s.shortest || !o.Settled); {
@@ -119,8 +120,8 @@ func (p *play) flooded(ctx context.Context, agent *Agent, f *flood, s allSilent,
 	o.Memory = w.samples
 	p.setAll(healthy)
 	backAt = f.now()
-	f.ask(mix{of: 50, new: 1, again: 24, againFrom: max(f.fresh.Load(), againNames) - againNames + 1})
-	p.say("blackhole-all: the endpoints are back; pods ask for known names, for %d that failed, and for new ones", againNames)
+	f.ask(mix{of: 50, new: 1, again: 24})
+	p.say("blackhole-all: the endpoints are back; pods ask for known names, for those that failed again and again, and for new ones")
 	if !pause(ctx, s.after) {
 		return 0, 0, ctx.Err()
 	}
@@ -171,7 +172,7 @@ func (w *watch) settled(d time.Duration) bool {
 }
 
 // namesAre says what kinds of names are.
-var namesAre = map[nameKind]string{knownName: "known before", newName: "new", againName: "failed before"}
+var namesAre = map[nameKind]string{knownName: "known before", newName: "new", againName: "failing"}
 
 // sum files what became of the questions, and when the last one failed that was asked after the return.
 func (o *Outage) sum(all []asked, silentAt, backAt time.Duration) {
@@ -248,12 +249,14 @@ func namesAsked(phase, names string, questions []asked) NamesAsked {
 
 // judgeAllSilent holds dnslet to what it promises.
 func (p *play) judgeAllSilent(o Outage) {
-	var known, fresh NamesAsked // known: expired ones, too
+	var known, fresh NamesAsked // known: expired ones, too; fresh: all that nobody can answer
 	for _, n := range o.Names {
 		switch {
 		case n.Phase != duringOutage:
-		case n.Names == namesAre[newName]:
-			fresh = n
+		case n.Names == namesAre[newName], n.Names == namesAre[againName]:
+			fresh.Asked, fresh.Silent, fresh.Late = fresh.Asked+n.Asked, fresh.Silent+n.Silent, fresh.Late+n.Late
+			fresh.ServFail, fresh.Why = fresh.ServFail+n.ServFail, fresh.Why+n.Why
+			fresh.P99, fresh.Max = max(fresh.P99, n.P99), max(fresh.Max, n.Max)
 		default:
 			known.Asked, known.Answered, known.P99 = known.Asked+n.Asked, known.Answered+n.Answered, max(known.P99, n.P99)
 		}
@@ -264,7 +267,7 @@ func (p *play) judgeAllSilent(o Outage) {
 	r.check(known.answered() >= nearlyAll, "blackhole-all: %s of %d questions for known names were answered, 99 %% of them within %s (at least %s)",
 		percent(known.answered()), known.Asked, seconds(known.P99), percent(nearlyAll))
 	r.check(fresh.inTime() >= nearlyAll && fresh.Why == fresh.ServFail,
-		"blackhole-all: %s of %d questions for new names got a reply within %v, %d of %d SERVFAIL gave a reason; 99 %% within %s, the last "+
+		"blackhole-all: %s of %d questions for other names got a reply within %v, %d of %d SERVFAIL gave a reason; 99 %% within %s, the last "+
 			"within %s (at least %s, all)", percent(fresh.inTime()), fresh.Asked, impatience, fresh.Why, fresh.ServFail, seconds(fresh.P99),
 		seconds(fresh.Max), percent(nearlyAll))
 	r.check(o.Back <= allBackWithin.Seconds(), "blackhole-all: every question asked later than %s after the endpoints' return was answered (at most %s)",

@@ -35,32 +35,39 @@ type nameKind uint8
 const (
 	knownName nameKind = iota // it was answered before the outage, and has an answer in a cache
 	newName                   // nobody has asked for it
-	againName                 // it was asked for during the outage, in vain
+	againName                 // it is asked for again and again during the outage, in vain
 )
 
-// mix says which names a flood asks for: of every `of` questions, some for new names, some for names that failed, the rest for
-// knownNames names in turn.
+// mix says which names a flood asks for: of every `of` questions, some for new names, some for againNames names in turn, the
+// rest for knownNames others.
 type mix struct {
 	of, new, again uint64
-	// The failed names: again, of which there are againNames, from this number on.
-	againFrom uint32
 }
 
 const (
 	knownNames = 200
-	againNames = 2000
+	againNames = 500
 )
 
-// question returns the kind and the number of the i-th question.
+// question returns the kind and the number of the i-th question. It is called by the sender alone.
 func (f *flood) question(m *mix, i uint64) (nameKind, uint32) {
+	kind := knownName
 	// 7 divides no period in use: it spreads the kinds over the batches.
 	switch r := i * 7 % m.of; {
 	case r < m.new:
-		return newName, f.fresh.Add(1)
+		kind = newName
 	case r < m.new+m.again:
-		return againName, m.againFrom + uint32(i%againNames)
+		kind = againName
 	}
-	return knownName, uint32(i % knownNames)
+	n := f.turns[kind]
+	f.turns[kind]++
+	switch kind {
+	case newName:
+		return kind, againNames + n
+	case againName:
+		return kind, n % againNames
+	}
+	return kind, n % knownNames
 }
 
 // flood is a stream of single questions from the pods to the cluster DNS address, at a fixed rate whatever becomes of them,
@@ -69,7 +76,7 @@ type flood struct {
 	rate    int
 	began   time.Time
 	mix     atomic.Pointer[mix]
-	fresh   atomic.Uint32 // the last new name's number
+	turns   [3]uint32 // how many names of each kind were asked for
 	sockets []*floodSocket
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dnslet/dnslet/wire"
 	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
 )
 
 // newPlay is a Run under way whose cluster has so many pods.
@@ -22,7 +23,7 @@ func newPlay(t *testing.T, pods int) *play {
 // silent endpoint: who did would wait for a quarter of a second, the time after which an answer is overdue. The full form
 // (dnslet lab run blackhole-one) compares p99s.
 //
-// Red when: upstream's pick does not look at the state of endpoints, or its probes never end.
+// Red when: upstream's pick does not look at the state of endpoints.
 func TestBlackholeOne(t *testing.T) {
 	p := newPlay(t, 3)
 	err := p.oneSilent(t.Context(), WithAgent, oneSilent{rate: 100, rounds: 1, healthy: 2 * time.Second, back: time.Second})
@@ -32,7 +33,7 @@ func TestBlackholeOne(t *testing.T) {
 	var phases []string
 	for _, ph := range p.report.Phases {
 		phases = append(phases, ph.Phase)
-		if ph.Failed+ph.Wrong+ph.Stalled > 0 || ph.ByAgent != 1 || ph.Max > 1.8 {
+		if ph.Failed+ph.Wrong+ph.Stalled > 0 || ph.ByAgent != 1 || ph.Max > 2.5 {
 			t.Errorf("%s: %+v", ph.Phase, ph.Tally)
 		}
 		if ph.Lookups == 0 || ph.Questions != 2*ph.Lookups {
@@ -51,8 +52,8 @@ func TestBlackholeOne(t *testing.T) {
 // The short form of blackhole-all: known names are answered, new ones are told why not and in time, memory is below its
 // ceiling, and within a second of the endpoints' return every question is answered.
 //
-// Red when: the resolver refuses nobody (Limits.InFlight and PerSource of a million), or a failure outlives its outage
-// (cache.Entry does not look at the epoch).
+// Red when: clientWait and upstream's DefaultBudget are 10 s, or upstream's recovered does not raise the epoch: what failed again
+// and again is then remembered for longer.
 func TestBlackholeAll(t *testing.T) {
 	p := newPlay(t, allSilentPods)
 	err := p.allSilent(t.Context(), allSilent{rate: 4000, before: time.Second, settle: 2 * time.Second, shortest: 3 * time.Second,
@@ -74,11 +75,12 @@ func TestBlackholeAll(t *testing.T) {
 	if n := seen["all silent: known before"]; n.answered() < 0.99 || n.Asked < 1000 {
 		t.Errorf("known names during the outage: %+v", n)
 	}
-	// Those that wait when the endpoints return are answered; the others cannot be.
-	if n := seen["all silent: new"]; n.inTime() < 0.99 || n.Why != n.ServFail || n.ServFail < n.Asked/2 || n.Asked < 5000 {
+	// Those that wait when the endpoints return are answered; the others cannot be. 1.8 s, and what a machine that does other
+	// things adds to the worst.
+	if n := seen["all silent: new"]; n.Silent > n.Asked/100 || n.P99 > 3.5 || n.Why != n.ServFail || n.ServFail < n.Asked/2 || n.Asked < 5000 {
 		t.Errorf("new names during the outage: %+v", n)
 	}
-	for _, names := range []string{"known before", "failed before", "new"} {
+	for _, names := range []string{"known before", "failing", "new"} {
 		if n := seen["back: "+names]; n.Asked < 50 || n.answered() < 0.5 {
 			t.Errorf("%s after the return: %+v", names, n)
 		}
@@ -90,15 +92,17 @@ func TestBlackholeAll(t *testing.T) {
 
 // A flood asks what it was told to ask, at its rate, and files every question once.
 //
-// Red when: take does not look at the question, giveUp forgets one, or send does not make up for a late tick.
+// Red when: run does not give up what waits at the end, or send does not make up for a late tick.
 func TestFlood(t *testing.T) {
 	c := newCluster(t, Config{Pods: 2, Endpoints: 1})
 	f, err := c.newFlood(1000)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Endpoints[0].Set(Behaviour{RCodes: map[string]int{"x00000003.example.net.": 2}})
-	f.ask(mix{of: 10, new: 2, again: 1, againFrom: 1})
+	const fails, lost = "x00000003.example.net.", "x00000006.example.net."
+	c.Endpoints[0].Set(Behaviour{RCodes: map[string]int{fails: dns.RcodeServerFailure},
+		Ignore: func(q dns.Question) bool { return q.Name == lost }})
+	f.ask(mix{of: 10, new: 2, again: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	all := f.run(ctx, nil)
@@ -119,11 +123,11 @@ func TestFlood(t *testing.T) {
 			t.Errorf("a question: %+v", a)
 		}
 	}
-	if n := c.Endpoints[0].Counts().Pods; int(n) != len(all)-silent || silent > len(all)/100 {
-		t.Errorf("%d questions are filed, %d came, %d are without an answer", len(all), n, silent)
+	if n := c.Endpoints[0].Counts().Pods; int(n) != len(all) {
+		t.Errorf("%d questions are filed, %d came", len(all), n)
 	}
-	if failed == 0 || failed > 2 { // as a new name, and perhaps as one that failed
-		t.Errorf("%d failures, want those of x00000003", failed)
+	if failed == 0 || silent == 0 || failed+silent > 10 {
+		t.Errorf("%d failures, %d without a reply; want those of %s and %s", failed, silent, fails, lost)
 	}
 	if len(all) < 800 || len(all) > 1000 || kinds[newName]*5 < len(all)-50 || kinds[againName]*10 < len(all)-100 {
 		t.Errorf("%d questions: %v", len(all), kinds)
@@ -175,7 +179,7 @@ func TestOutageSum(t *testing.T) {
 			Reasons: map[string]int{"Stale Answer": 1}},
 		{Phase: "all silent", Names: "new", Asked: 3, ServFail: 2, Why: 1, Silent: 1, Late: 1, P50: 1.8, P99: 2.5, Max: 2.5,
 			Reasons: map[string]int{"No Reachable Authority": 1}},
-		{Phase: "back", Names: "failed before", Asked: 2, Answered: 2, Others: 1, P50: 0.001, P99: 1.9, Max: 1.9, Reasons: none},
+		{Phase: "back", Names: "failing", Asked: 2, Answered: 2, Others: 1, P50: 0.001, P99: 1.9, Max: 1.9, Reasons: none},
 	}}
 	if diff := cmp.Diff(want, o); diff != "" {
 		t.Errorf("outage (-want +got):\n%s", diff)
