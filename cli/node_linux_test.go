@@ -422,6 +422,36 @@ func TestAgentWithoutPrivilegesGoesOnWithout(t *testing.T) {
 	}
 }
 
+// Until cluster DNS has answered once nothing is taken from it; a stop then leaves as little behind as ever.
+//
+// Red when: bringUp installs before it waits for the first answer.
+func TestNothingIsTakenBeforeAnUpstreamAnswers(t *testing.T) {
+	c := newCluster(t)
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	write := func(endpoint string) {
+		t.Helper()
+		text := fmt.Sprintf("upstreams: {default: {endpoints: [%s], lastResort: 10.99.99.98}}\nintercept: {vips: [%s]}\n", endpoint, lab.VIP)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10.99.99.99") // nobody
+	a := begin(t, c, exec.Command("dnslet", "agent", "--config", file))
+	a.within(15*time.Second, "the upstream is asked in vain", func() bool {
+		_, body := a.get("/readyz?verbose")
+		return strings.Contains(body, "[-]upstream failed: no answer yet")
+	})
+	for began := time.Now(); time.Since(began) < 2*time.Second; {
+		a.all(someName, fromCluster)
+	}
+	if i := a.status().Interception; i.Installed || i.Reason != "not installed yet" {
+		t.Errorf("interception: %+v", i)
+	}
+	write(c.Endpoints[0].Addr.String())
+	a.within(5*time.Second, "ready", a.ready)
+	a.all(someName, fromAgent)
+}
+
 // A cluster DNS pod in the node's own network may listen on port 53 of every address, and so of ours.
 //
 // Red when: listen does not go on without, or ends with the remedy for a plain address.
