@@ -95,6 +95,30 @@ func TestPortIsUsedAgain(t *testing.T) {
 	}
 }
 
+// A reset is the last packet of its connection and is not sent again. The node's firewall drops what conntrack calls invalid.
+//
+// Red when: stream tracks the packet that ends a connection.
+func TestResetReachesTheAgent(t *testing.T) {
+	w := newWorld(t)
+	a := w.agent(config(patient))
+	for _, from := range []netip.AddrPort{netip.MustParseAddrPort("10.97.0.2:20009"), netip.MustParseAddrPort("10.98.0.1:20009")} {
+		ns := w.pods[0]
+		if from.Addr().String() == "10.98.0.1" {
+			ns = w.node
+		}
+		c := w.connect(ns, from)
+		if who, err := exchange(c, 1, time.Second); who != agentIs {
+			t.Fatalf("answered by %d (%v)", who, err)
+		}
+		w.must(abandon(c, false))
+		for begin := time.Now(); a.servers[0].serves(from); <-time.After(10 * time.Millisecond) {
+			if time.Since(begin) > 2*time.Second {
+				t.Fatalf("the agent still holds the connection from %v", from)
+			}
+		}
+	}
+}
+
 // connect opens a TCP connection to vip4 from an address and port.
 func (w *world) connect(ns *netns.NS, from netip.AddrPort) *net.TCPConn {
 	w.t.Helper()

@@ -329,6 +329,18 @@ func (s *server) serveTCP() {
 	}
 }
 
+// serves tells whether a connection from there is open.
+func (s *server) serves(from netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.RemoteAddr().String() == from.String() {
+			return true
+		}
+	}
+	return false
+}
+
 // stop ends the server, connections included.
 func (s *server) stop() {
 	s.deafUDP.open()
