@@ -225,9 +225,10 @@ func TestJudgeOutages(t *testing.T) {
 		"all, over the ceiling":      {all(func(o *Outage) { o.Peak = 201 }), []int{0}},
 		"all, grows":                 {all(func(o *Outage) { o.Settled = false }), []int{1}},
 		"all, known names fail":      {all(func(o *Outage) { o.Names[0].Answered = 990 }), []int{2}},
-		"all, new names unanswered":  {all(func(o *Outage) { o.Names[1].Silent, o.Names[1].Late = 1, 1 }), []int{3}},
+		"all, new names unanswered":  {all(func(o *Outage) { o.Names[1].Silent = 2 }), []int{3}},
+		"all, replies are late":      {all(func(o *Outage) { o.Names[1].Silent, o.Names[1].Late = 1, 10 }), []int{4}},
 		"all, no reason is given":    {all(func(o *Outage) { o.Names[1].Why-- }), []int{3}},
-		"all, long after the return": {all(func(o *Outage) { o.Back = 1.01 }), []int{4}},
+		"all, long after the return": {all(func(o *Outage) { o.Back = 1.01 }), []int{5}},
 	} {
 		var missed []int
 		for i, c := range test.p.report.Checks {
