@@ -29,7 +29,7 @@ test: setup ## every test this machine can run, then a list of what was skipped 
 
 .PHONY: race
 race: ## the packages that share memory between threads, under the race detector
-	$(GO) run ./test/report -- $(GO) test -race -count=1 -timeout 9m ./wire ./cache ./upstream ./resolver ./config ./admin
+	$(GO) run ./test/report -- $(GO) test -race -count=1 -timeout 9m ./wire ./cache ./upstream ./resolver ./config ./admin ./intercept ./agent
 
 .PHONY: soak
 soak: ## the tests that take minutes: memory under a black-holed upstream
