@@ -170,6 +170,33 @@ func TestNeverOurs(t *testing.T) {
 	}
 }
 
+// With kube-proxy in IPVS mode the VIP is an address of the node, and what is left to kube-proxy comes by lo once more. Seen
+// there a second time it must not be taken over after all: the last resort would ask ourselves.
+//
+// Red when: questions does not leave alone what comes from lo.
+func TestVIPIsAnAddressOfTheNode(t *testing.T) {
+	w := newWorld(t)
+	vip := netip.MustParseAddr("172.20.0.12") // unknown to the rules of kubeProxy
+	w.must(w.node.AddAddr("lo", netip.PrefixFrom(vip, 32)))
+	serve(t, w.node, netip.AddrPortFrom(vip, 53), 0, cluster) // in place of IPVS
+	a := w.agent(config(patient, func(c *intercept.Config) { c.VIPs = append(c.VIPs, vip) }))
+	for _, network := range []string{"udp", "tcp"} {
+		w.expect(w.pods[0], network, vip, agentIs)
+		w.expect(w.node, network, vip, agentIs)
+		if who, err := askFrom(w.node, network, vip, netip.Addr{}, 0x55); who != cluster {
+			t.Errorf("last resort by %s: answered by %d (%v)", network, who, err)
+		}
+		if who, err := askFrom(w.node, network, vip, netip.MustParseAddr("127.0.0.1"), 0); who != cluster {
+			t.Errorf("from loopback by %s: answered by %d (%v)", network, who, err)
+		}
+	}
+	w.must(a.i.Withdraw())
+	for _, network := range []string{"udp", "tcp"} {
+		w.expect(w.pods[0], network, vip, cluster)
+		w.expect(w.node, network, vip, cluster)
+	}
+}
+
 // Nobody is answered on our own addresses, and nobody but the prober can keep the agent alive.
 //
 // Red when: prerouting lets @direct pass, or chain own does not look at the mark.
