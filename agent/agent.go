@@ -251,6 +251,7 @@ func (a *Agent) stopping(followers *group) {
 	a.log.Info("agent stops")
 	a.take.withdraw()
 	followers.stop()
+	a.take.withdraw() // bringUp may have installed in the meantime
 }
 
 // fail ends Run with err.

@@ -129,7 +129,8 @@ func TestFlood(t *testing.T) {
 	if failed == 0 || silent == 0 || failed+silent > 10 {
 		t.Errorf("%d failures, %d without a reply; want those of %s and %s", failed, silent, fails, lost)
 	}
-	if len(all) < 800 || len(all) > 1000 || kinds[newName]*5 < len(all)-50 || kinds[againName]*10 < len(all)-100 {
+	// The tick that ends the second may still be made up for.
+	if len(all) < 800 || len(all) > 1020 || kinds[newName]*5 < len(all)-50 || kinds[againName]*10 < len(all)-100 {
 		t.Errorf("%d questions: %v", len(all), kinds)
 	}
 }
