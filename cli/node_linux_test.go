@@ -560,9 +560,9 @@ func TestReloadReachesTheKernel(t *testing.T) {
 	if who := by(1); who != fromAgent {
 		t.Errorf("the second pod is answered by %s", who)
 	}
-	if i := a.status().Interception; !slices.Equal(i.Endpoints, []string{two.String() + ":53"}) {
-		t.Errorf("asked untracked: %v", i.Endpoints)
-	}
+	a.within(3*time.Second, "the new endpoint is asked untracked", func() bool {
+		return slices.Equal(a.status().Interception.Endpoints, []string{two.String() + ":53"})
+	})
 	// The kernel's own word for it: packets of the upstream leg go past conntrack for the new endpoint, too.
 	before := a.status().Interception.Packets["upstream"]
 	if who, err := ask(c.Pods[1].NS, "udp", "fresh.example.com."); err != nil || who != fromAgent {
