@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -61,7 +62,8 @@ var timers = sync.Pool{New: func() any {
 
 // Exchange asks query, a whole DNS message with one question and any ID, and returns the answer and how it was had. The
 // answer has the ID of query and is in buf where it fits, else newly allocated (64 KiB always suffice); query and buf are
-// the caller's again when Exchange returns. It returns within Config.Budget, or when ctx ends.
+// the caller's again when Exchange returns. It returns within Config.Budget, or when ctx ends; a deadline of ctx is a shorter
+// budget.
 //
 // The answer matches the question (QR, opcode, the question itself, letters compared without case) and is well formed.
 // It may be SERVFAIL or REFUSED when two endpoints said so or no other could be asked, and truncated when TCP to the
@@ -125,11 +127,13 @@ func (x *exchange) run(ctx context.Context) (*attempt, error) {
 				return x.give(nil)
 			}
 		case <-timer.C:
-			// 3. Slow: a second endpoint. Silent: the next one, unless a poor answer is at hand already.
-			if silent := x.onTime(); silent && x.useless > 0 {
-				return x.give(nil)
-			} else if silent && x.steps < maxSteps {
+			// 3. Slow: a second endpoint. Silent: the next one, unless a useless answer is at hand already. A truncated one is
+			// worth asking everybody, but not the whole budget: TCP may be forbidden on the way to all of them.
+			if silent := x.onTime(); silent && x.useless == 0 && x.steps < maxSteps {
 				x.step()
+			}
+			if x.fallback != nil && !x.hopeful() {
+				return x.give(nil)
 			}
 		case <-x.list.replaced:
 			// 4. Other endpoints, or the same ones back from the dead; it may be the answer that brought them back.
@@ -137,6 +141,9 @@ func (x *exchange) run(ctx context.Context) (*attempt, error) {
 				x.onReplaced()
 			}
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) { // a deadline of the caller's is a shorter budget
+				return x.give(ErrTimeout)
+			}
 			return nil, ctx.Err()
 		case <-x.g.done:
 			return nil, ErrClosed
@@ -156,7 +163,9 @@ func (x *exchange) give(err error) (*attempt, error) {
 	if isLocal(x.err) && x.waiting == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrOverloaded, x.err)
 	}
-	x.g.outage.Store(true) // the next recovery makes this failure worth nothing
+	if !x.heard() {
+		x.g.outage.Store(true) // the next recovery makes this failure worth nothing
+	}
 	if x.err != nil {
 		return nil, fmt.Errorf("%w: %w", err, x.err)
 	}

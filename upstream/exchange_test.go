@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -226,6 +227,31 @@ func TestTruncatedIsReturnedWithoutTCP(t *testing.T) {
 	}
 }
 
+// A policy that lets only UDP through is common. A stub resolver lives off the truncated answer (musl), or tries TCP itself:
+// it is to have it before it asks again, also where the caller's deadline is a little before the budget's end.
+//
+// Red when: run waits on with a truncated answer at hand and nobody hopeful; or returns ctx.Err() at ctx's deadline.
+func TestTruncatedIsReturnedWhenTCPIsSilent(t *testing.T) {
+	udpOnly := &script{
+		udp: func(s *server, from netip.AddrPort, query []byte) { s.send(from, truncated(query)) },
+		tcp: func(_ *server, conn net.Conn) { _, _ = io.Copy(io.Discard, conn) },
+	}
+	for name, c := range map[string]struct{ deadline, within time.Duration }{
+		"early":       {DefaultBudget, DefaultBudget - 300*time.Millisecond},
+		"at deadline": {100 * time.Millisecond, DefaultBudget},
+	} {
+		g := newGroup(t, udp(newServer(t, "127.0.0.1", udpOnly), newServer(t, "127.0.0.2", udpOnly)), nil)
+		ctx, cancel := context.WithTimeout(context.Background(), c.deadline)
+		began := time.Now()
+		answer, _, err := g.Exchange(ctx, query(t, "name.example."), nil)
+		took := time.Since(began)
+		cancel()
+		if err != nil || wire.MsgFlags(answer)&wire.FlagTC == 0 || took > c.within {
+			t.Errorf("%s: after %v answer %x, error %v; want the truncated one within %v", name, took, answer, err, c.within)
+		}
+	}
+}
+
 // Red when: the receive buffer is what EDNS allows: what a server sends beyond is still whole.
 func TestLargeAnswer(t *testing.T) {
 	big := func(q []byte) []byte {
@@ -273,7 +299,7 @@ func TestUnforwardable(t *testing.T) {
 	}
 }
 
-// Red when: run does not look at ctx.
+// Red when: run does not look at ctx, or takes its end for its deadline.
 func TestContextEndsExchange(t *testing.T) {
 	s := newServer(t, "127.0.0.1", silent)
 	g := newGroup(t, udp(s), nil)

@@ -25,7 +25,7 @@ type Group struct {
 	lastResort *endpoint // nil: none
 
 	epoch      atomic.Uint64
-	outage     atomic.Bool // a failure has been handed out, or every endpoint is down
+	outage     atomic.Bool // a failure has been handed out while nobody was heard, or every endpoint is down
 	first      chan struct{}
 	firstOnce  sync.Once
 	kick       chan struct{} // wakes Run: somebody needs a probe
@@ -176,7 +176,7 @@ func (g *Group) Healthy() bool {
 }
 
 // Epoch counts the outages that have ended: it grows when an endpoint or the last resort comes back after none was
-// healthy, or after an Exchange has failed. A failure remembered from an earlier epoch says nothing any more.
+// healthy, or after an Exchange has failed without any endpoint being heard meanwhile. A failure remembered from an earlier epoch says nothing any more.
 func (g *Group) Epoch() uint64 { return g.epoch.Load() }
 
 // FirstAnswer returns a channel that is closed at the first valid response ever, to a question or a probe.

@@ -334,6 +334,36 @@ func TestSlowNameDoesNotAskTheLastResort(t *testing.T) {
 	}
 }
 
+// Nor is it an outage, whose end would ask every question that waits once more.
+//
+// Red when: give does not ask heard.
+func TestSlowNameIsNoOutage(t *testing.T) {
+	asked := make(chan struct{}, maxAttempts)
+	s := newServer(t, "127.0.0.1", &script{udp: func(s *server, from netip.AddrPort, query []byte) {
+		if bytes.Contains(query, []byte("\x04slow\x07example")) {
+			asked <- struct{}{}
+			return
+		}
+		s.send(from, good(query))
+	}})
+	g := newGroup(t, udp(s), nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, _, err := g.Exchange(ctx, query(t, "slow.example."), nil)
+		failed <- err
+	}()
+	<-asked
+	mustAnswer(t, g, "fast.example.")
+	if err := <-failed; !errors.Is(err, ErrTimeout) {
+		t.Errorf("error %v", err)
+	}
+	if g.outage.Load() {
+		t.Error("a slow name counts as an outage")
+	}
+}
+
 // Red when: step, when all are held for dead, asks only the last resort; or the last resort only later.
 func TestDeadEndpointsAreAskedBesideTheLastResort(t *testing.T) {
 	dead := newServer(t, "127.0.0.1", silent)
