@@ -200,14 +200,14 @@ type PutOptions struct {
 // Put stores what upstream said about key and returns the entry that answers the key from now on, or nil when
 // the answer is none to keep: use NewEntry for those who wait. a may be reused afterwards.
 //
-// Kept is what is whole, meant for every client (RFC 7871, section 7.3.1), the answer of a resolver that was
-// asked to resolve (RD), of a kind the RFCs let us keep, and has a TTL.
+// Kept is what is stored under a key that may be looked up (wire.KeyCacheable), whole, meant for every client (RFC
+// 7871, section 7.3.1), of a kind the RFCs let us keep, and has a TTL.
 //
 // A failure (RFC 9520) is stored like any answer, but never in place of one that is fresh or may be served
 // stale (RFC 8767, section 5): then the older answer is returned, and remembers when to try again. An answer
 // with a TTL of 0, or a negative one without SOA, removes what was stored: it is known to be outdated.
 func (c *Cache) Put(key []byte, a *wire.Answer, now int64, o PutOptions) *Entry {
-	if a.Kind != wire.Failure && !keepable(key, a) {
+	if !wire.KeyCacheable(key) || a.Kind != wire.Failure && !keepable(a) {
 		return nil
 	}
 	e := c.entry(key, a, now, o)
@@ -324,11 +324,8 @@ func (c *Cache) grow(shard int, need int64) {
 }
 
 // keepable reports whether a, which is no failure, may be kept.
-func keepable(key []byte, a *wire.Answer) bool {
+func keepable(a *wire.Answer) bool {
 	if a.Truncated || a.ECSScope > 0 {
-		return false
-	}
-	if flags, _ := wire.KeyFlags(key); flags&wire.FlagRD == 0 {
 		return false
 	}
 	return a.Kind == wire.Positive || a.Kind == wire.NXDomain || a.Kind == wire.NoData

@@ -36,8 +36,8 @@ var rewrite = flag.Bool("rewrite", false, "write what happens into the stories i
 //	sweep                      remove what is good for nothing
 //	stats                      what the counters say
 //
-// Red when: Fill ages a stale answer, boundTTLs is not called, keepable forgets truncated ones, or Put stores a
-// failure in place of a stale answer.
+// Red when: Fill ages a stale answer, boundTTLs is not called, keepable forgets truncated ones, Put does not ask
+// KeyCacheable, or stores a failure in place of a stale answer.
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {

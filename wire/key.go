@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // A key names everything that decides what an answer is: folded qname, type,
 // class, and one octet of the bits DO, CD and RD. Transport, size and the rest
@@ -81,6 +84,25 @@ func KeyFlags(key []byte) (flags uint16, do bool) {
 		flags |= FlagCD
 	}
 	return flags, b&keyDO != 0
+}
+
+// KeyCacheable reports whether answers may be kept under a key. Not those to
+//   - RD=0, which asks what the server knows by itself, not what it can find out;
+//   - a name with a zero octet in a label, which reads as another, shorter name
+//     to whoever turns names into C strings;
+//   - a class other than IN, type 0 and the range of meta types, ANY included
+//     (RFC 6895 section 3.1, RFC 8482).
+func KeyCacheable(key []byte) bool {
+	n := len(key) - keyTrailer
+	if n < 1 {
+		return false
+	}
+	b := key[n : n+keyTrailer]
+	t := binary.BigEndian.Uint16(b)
+	meta := t == 0 || (t >= 128 && t <= 255)
+	// Every length octet but the last is above zero, so a zero octet before
+	// the end lies within a label.
+	return b[4]&keyRD != 0 && !meta && Class(binary.BigEndian.Uint16(b[2:])) == ClassIN && bytes.IndexByte(key[:n], 0) == n-1
 }
 
 // AppendUpstream appends the query for a key to dst, with ID 0: whoever sends

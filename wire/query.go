@@ -1,9 +1,6 @@
 package wire
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // Query is a view of one request, refilled by Parse. Name and Cookie are
 // slices of the message and hold until the reply is built over it. It is a
@@ -54,14 +51,9 @@ func (q *Query) Key() []byte { return q.key[:q.keyLen] }
 // Verdict returns what the last Parse said.
 func (q *Query) Verdict() Verdict { return q.verdict }
 
-// Cacheable reports whether an answer to this question may be looked up in, or
-// put into, a cache. What is not cacheable is still forwarded:
-//   - RD=0 asks what the server knows by itself, not what it can find out;
-//   - a label with a zero octet reads as another, shorter name to whoever
-//     turns names into C strings;
-//   - ECS asks for an answer for somebody else's address (RFC 7871);
-//   - class other than IN, type 0 and the range of meta types, ANY included
-//     (RFC 6895 section 3.1, RFC 8482).
+// Cacheable reports whether this question may be answered from a cache: its key
+// is one to keep answers under (KeyCacheable), and it does not ask for an answer
+// for somebody else's address (ECS, RFC 7871). Others are still forwarded.
 func (q *Query) Cacheable() bool { return q.cacheable }
 
 // UDPLimit returns the size of the largest reply that may be sent by UDP: what
@@ -229,8 +221,5 @@ func (q *Query) setKey() {
 	t[4] = keyBits(q.Flags, q.DO)
 	q.keyLen = n + keyTrailer
 
-	meta := q.Type == 0 || (q.Type >= 128 && q.Type <= 255)
-	// Every length octet but the last is above zero, so a zero octet before
-	// the end lies within a label.
-	q.cacheable = q.Class == ClassIN && !meta && q.RD() && !q.ECS && bytes.IndexByte(q.Name, 0) == n-1
+	q.cacheable = KeyCacheable(q.Key()) && !q.ECS
 }

@@ -238,7 +238,7 @@ func TestKey(t *testing.T) {
 }
 
 // Conditions 1 (RD=0), 4 (zero octets), 11 (ANY) and 17 (ECS) of the fast path.
-// Red when: setKey drops any term of cacheable.
+// Red when: KeyCacheable drops any of its terms, or setKey forgets ECS.
 func TestCacheable(t *testing.T) {
 	tests := []struct {
 		what string
@@ -266,6 +266,9 @@ func TestCacheable(t *testing.T) {
 		q.Parse(raw(t, tt.hex))
 		if got := q.Cacheable(); got != tt.want {
 			t.Errorf("%s: Cacheable = %v, want %v", tt.what, got, tt.want)
+		}
+		if got := KeyCacheable(q.Key()); got != (tt.want || q.ECS) {
+			t.Errorf("%s: KeyCacheable = %v, want %v", tt.what, got, tt.want || q.ECS)
 		}
 	}
 }
