@@ -13,6 +13,7 @@ import (
 
 	"github.com/dnslet/dnslet/lab/netns"
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // Behaviour is how a scripted server treats questions. The zero value answers all of them at once.
@@ -92,6 +93,10 @@ func (s *Server) Start() error {
 		if packets, err = net.ListenPacket("udp", at); err != nil {
 			return err
 		}
+		if err = deepen(packets.(*net.UDPConn)); err != nil {
+			packets.Close()
+			return err
+		}
 		if streams, err = net.Listen("tcp", at); err != nil {
 			packets.Close()
 		}
@@ -115,6 +120,24 @@ func (s *Server) Start() error {
 		s.down = append(s.down, func() error { return errors.Join(srv.Shutdown(), <-ended) })
 	}
 	return nil
+}
+
+// serverQueue is what the queue of a server's socket may take: here all servers wait for the same few CPUs as the clients, and
+// are not to lose for that what servers with CPUs of their own would have read.
+const serverQueue = 4 << 20
+
+// deepen makes the queue that deep; as an ordinary user only as deep as the machine allows everybody (net.core.rmem_max).
+func deepen(conn *net.UDPConn) error {
+	if err := conn.SetReadBuffer(serverQueue); err != nil {
+		return err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, serverQueue) // EPERM: see above
+	})
 }
 
 // Close ends the server: its port is closed, and what it still owed is not answered. Start brings it back.
