@@ -225,7 +225,11 @@ func (t *trial) foreignFlush() error {
 	pause(t.ctx, 3*time.Second)
 	s := summarise(l.end(), flushed)
 	t.row(s.failed == 0 && s.wrong == 0 && s.by[byCluster] == 0, "`nft flush ruleset` by somebody else", "%v", s)
-	return t.agent.signal(syscall.SIGTERM)
+	if err := t.agent.signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	_, err := t.agent.wait(15 * time.Second)
+	return err
 }
 
 func (t *trial) streams() error {
