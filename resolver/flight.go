@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (s *Server) join(d *desk, a *asker) (stale *cache.Entry) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f := sh.m[string(key)]
-	if f == nil {
+	if f == nil || s.moved(f, key) { // who asks after a reload does not get what those before it wait for
 		f = s.newFlight(key, a.start, d.stale)
 		f.askers = a
 		sh.m[f.key] = f
@@ -199,6 +200,12 @@ func (s *Server) prefetch(q *wire.Query, now int64) {
 func (s *Server) newFlight(key []byte, now int64, stale *cache.Entry) *flight {
 	r := s.zones.Load().match(wire.KeyName(key))
 	return &flight{key: string(key), start: now, route: r, epoch: r.upstream.Epoch(), stale: stale}
+}
+
+// moved reports whether the question of f, whose key is given, leads elsewhere
+// by now: the zones have been changed since f began.
+func (s *Server) moved(f *flight, key []byte) bool {
+	return s.zones.Load().match(wire.KeyName(key)).differs(f.route)
 }
 
 // launch starts the goroutine of f. The caller is itself counted in s.work.
@@ -275,16 +282,14 @@ func (s *Server) settle(f *flight, key []byte, b *bench, err error) (*cache.Entr
 	o := cache.PutOptions{Lifetimes: &f.route.lifetimes, Epoch: f.epoch}
 	if err != nil {
 		b.answer = wire.Answer{Kind: wire.Failure, RCode: wire.RCodeServFail, EDE: failureEDE(err), TTLs: b.answer.TTLs[:0]}
-		if errors.Is(err, upstream.ErrOverloaded) || s.base.Err() != nil {
-			// Our trouble, not upstream's: nothing to remember.
+		if errors.Is(err, upstream.ErrOverloaded) || s.base.Err() != nil || now-f.start > int64(pulseGap) {
+			// Our trouble, not upstream's: nothing to remember. The last one is a
+			// process that was stopped meanwhile: the answer may have been there.
 			return s.orStale(f, s.cache.NewEntry(key, &b.answer, now, o), Shed, now)
 		}
 	}
 	failed := b.answer.Kind == wire.Failure
-	var e *cache.Entry
-	if !s.zones.Load().match(wire.KeyName(key)).differs(f.route) { // else the zone has moved meanwhile
-		e = s.cache.Put(key, &b.answer, now, o)
-	}
+	e := s.keep(f, key, &b.answer, o)
 	switch {
 	case e == nil:
 		e = s.cache.NewEntry(key, &b.answer, now, o)
@@ -301,6 +306,20 @@ func (s *Server) settle(f *flight, key []byte, b *bench, err error) (*cache.Entr
 		return s.orStale(f, e, Miss, now)
 	}
 	return e, Miss
+}
+
+// keep puts a into the cache, unless the zones have changed since f began: then
+// it is from where the name does not lead any more.
+func (s *Server) keep(f *flight, key []byte, a *wire.Answer, o cache.PutOptions) *cache.Entry {
+	if s.moved(f, key) {
+		return nil
+	}
+	e := s.cache.Put(key, a, s.clock(), o)
+	if s.moved(f, key) {
+		// They changed just now, and their flush may have passed by before a was in.
+		s.cache.Flush(func(name []byte) bool { return bytes.Equal(name, wire.KeyName(key)) })
+	}
+	return e
 }
 
 // orStale prefers what f found expired to the failure e.
@@ -324,7 +343,9 @@ func failureEDE(err error) wire.EDE {
 func (s *Server) land(f *flight, b *bench, e *cache.Entry, o Outcome) {
 	sh := s.table.shard(append(b.key[:0], f.key...))
 	sh.mu.Lock()
-	delete(sh.m, f.key)
+	if sh.m[f.key] == f { // else another has taken its place, see join
+		delete(sh.m, f.key)
+	}
 	waiting := f.askers
 	f.askers = nil
 	sh.mu.Unlock()

@@ -402,3 +402,23 @@ func TestStaleRatherThanShed(t *testing.T) {
 		t.Errorf("got %v, want the stale answer", r)
 	}
 }
+
+// A process that is stopped while it waits finds its time gone and perhaps an answer it had no time to read.
+//
+// Red when: settle does not look at how long the flight took.
+func TestStoppedProcessRemembersNoFailure(t *testing.T) {
+	var h hand
+	u := &scripted{}
+	s := runServer(t, u, withHand(&h))
+	u.does(func(context.Context, *dns.Msg) (*dns.Msg, error) {
+		h.move(3 * time.Second)
+		return nil, upstream.ErrTimeout
+	})
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("got %v", r)
+	}
+	u.does(nil)
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); len(r.Answer) != 1 {
+		t.Errorf("the failure is remembered: %v", r)
+	}
+}

@@ -1,7 +1,10 @@
 package resolver
 
 import (
+	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/dnslet/dnslet/cache"
+	"github.com/dnslet/dnslet/wire"
 )
 
 // Red when: NewZones lets the first match win.
@@ -51,6 +55,87 @@ func TestChangedZonesForgetTheirAnswers(t *testing.T) {
 	ask()
 	if old.total() != 1 || corp.total() != 1 || root.total() != 1 {
 		t.Errorf("the old upstream was asked %d times, the new one %d, the other zone's %d; want 1 each", old.total(), corp.total(), root.total())
+	}
+}
+
+// Red when: join takes any flight for the question.
+func TestQuestionAfterAReloadDoesNotJoinAnOlderFlight(t *testing.T) {
+	gate := make(chan struct{})
+	old := &scripted{handle: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		<-gate
+		return poisoned(q), nil
+	}}
+	root := &scripted{}
+	s := runServer(t, old)
+	first := s.dial(t, "udp")
+	if _, err := first.Write(pack(t, question("www.example.", dns.TypeA))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first waits", func() bool { return s.Stats().Waiting == 1 })
+	z, err := NewZones([]Zone{{Name: ".", Upstream: root, Lifetimes: s.cache.Lifetimes()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetZones(z)
+	release := sync.OnceFunc(func() { close(gate) })
+	defer release()
+	time.AfterFunc(time.Second, release) // so that a test that is red does not wait for ever
+	want := answerAny(question("www.example.", dns.TypeA)).Answer[0].String()
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.Answer[0].String() != want {
+		t.Errorf("got %v", r)
+	}
+	release()
+	b := make([]byte, 512)
+	if _, err := first.Read(b); err != nil {
+		t.Errorf("the first, which the reload overtook: %v", err)
+	}
+	if r := s.ask(t, "udp", question("www.example.", dns.TypeA)); r.Answer[0].String() != want {
+		t.Errorf("the late answer has been kept: %v", r)
+	}
+	eventually(t, "no flight is left", func() bool {
+		left := 0
+		for i := range s.table.shards {
+			sh := &s.table.shards[i]
+			sh.mu.Lock()
+			left += len(sh.m)
+			sh.mu.Unlock()
+		}
+		return left == 0
+	})
+}
+
+// The zones change between the look at them and the Put of what came from the old upstream, so the flush finds nothing.
+//
+// Red when: keep does not look at the zones again.
+func TestAnswerThatIsKeptDuringAReloadIsFlushed(t *testing.T) {
+	var s *testServer
+	root, old := &scripted{}, &scripted{}
+	var calls, reloads atomic.Int32 // of the clock since the old upstream has answered: the second one is keep's
+	old.handle = func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+		calls.Store(1)
+		return poisoned(q), nil
+	}
+	var next *Zones
+	clock := func() int64 {
+		if n := calls.Load(); n > 0 && calls.Add(1) == 3 {
+			s.SetZones(next)
+			reloads.Add(1)
+		}
+		return int64(time.Hour)
+	}
+	s = newServer(t, old, withCache(func(c *cache.Config) { c.Now = clock }))
+	s.run(t)
+	var err error
+	if next, err = NewZones([]Zone{{Name: ".", Upstream: root, Lifetimes: s.cache.Lifetimes()}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.Lookup(context.Background(), "www.example.", wire.TypeA); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reloads.Load() != 1 || root.total() != 1 {
+		t.Errorf("%d reloads, and the new upstream was asked %d times; want 1 and 1", reloads.Load(), root.total())
 	}
 }
 
