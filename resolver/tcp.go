@@ -23,10 +23,14 @@ import (
 // a client that does not read holds up nobody else's flight.
 
 const (
-	// tcpQueue is what a connection may have queued beyond the kernel's buffer,
-	// and tcpQueues what all may have together.
-	tcpQueue  = 64 << 10
+	// tcpQueues is what all connections together may have queued beyond the
+	// kernel's buffers, and none may have more than is still free for all the
+	// others (as with quota). That is room for a client that reads and whose
+	// questions are answered in one moment, many at a time. Who has taken nothing
+	// for tcpSlack is held to tcpQueue.
 	tcpQueues = 8 << 20
+	tcpQueue  = 64 << 10
+	tcpSlack  = time.Second
 	// tcpBatch is the buffer in which replies to pipelined questions are collected
 	// for one write. Longer replies get a buffer of their own.
 	tcpBatch = 16 << 10
@@ -36,8 +40,11 @@ const (
 	crowded     = 75
 	crowdedIdle = 2 * time.Second
 	// lastCall is how long a connection that has been asked to end is still read:
-	// for what was sent before that, and is on its way.
-	lastCall = 20 * time.Millisecond
+	// for what was sent before that, and is on its way. One that has asked nothing
+	// yet is read for firstCall: it has been opened for a question, and the client
+	// may have to wait for a CPU to send it.
+	lastCall  = 20 * time.Millisecond
+	firstCall = 500 * time.Millisecond
 	// farewell is how long what the client still sends is read and discarded after
 	// our FIN. Closing at once would answer it by RST, which takes back answers
 	// that the client has not read yet.
@@ -142,6 +149,8 @@ type tcpConn struct {
 	pending int        // askers that wait for a flight
 	queue   []byte     // answers of flights, with length prefixes
 	sender  bool       // a goroutine is writing queue
+	since   int64      // since when it writes what it has now
+	asked   bool       // a question has come
 	dead    bool       // nothing more is read or written
 	why     Event      // what killed it, if dead
 	ending  bool       // asked to end as soon as all is answered
@@ -203,13 +212,14 @@ func (c *tcpConn) run() {
 func (c *tcpConn) read() Event {
 	var n int              // bytes of an incomplete message in c.in
 	var complete time.Time // by when it must be complete
+	asked := false
 	for {
 		if n == 0 {
 			complete = time.Time{}
 		} else if complete.IsZero() {
 			complete = time.Now().Add(c.s.patience.message)
 		}
-		ending, dead := c.arm(complete)
+		ending, dead := c.arm(asked, complete)
 		if dead {
 			return ConnBroken
 		}
@@ -222,7 +232,7 @@ func (c *tcpConn) read() Event {
 			}
 			if used > 0 {
 				n = copy(c.in[:], c.in[used:n])
-				complete = time.Time{}
+				asked, complete = true, time.Time{}
 			}
 		}
 		switch {
@@ -248,15 +258,16 @@ func (c *tcpConn) read() Event {
 // arm sets the deadline of the next read and says whether the connection has
 // been asked to end, in which case only what has already arrived is read, or is
 // dead, in which case nothing is.
-func (c *tcpConn) arm(complete time.Time) (ending, dead bool) {
+func (c *tcpConn) arm(asked bool, complete time.Time) (ending, dead bool) {
 	idle := c.s.idleTime()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead {
 		return c.ending, true
 	}
+	c.asked = asked
 	if c.ending {
-		idle = lastCall
+		idle = c.call()
 	}
 	d := time.Now().Add(idle)
 	if !complete.IsZero() && (complete.Before(d) || !c.ending) {
@@ -294,8 +305,17 @@ func (c *tcpConn) finish() {
 	defer c.mu.Unlock()
 	c.ending = true
 	if !c.dead {
-		_ = c.nc.SetReadDeadline(time.Now().Add(lastCall))
+		_ = c.nc.SetReadDeadline(time.Now().Add(c.call()))
 	}
+}
+
+// call is for how long a connection that is ending is still read. The caller
+// holds mu.
+func (c *tcpConn) call() time.Duration {
+	if c.asked {
+		return lastCall
+	}
+	return firstCall
 }
 
 // kill ends the connection at once, for the reason given; answers that are owed
@@ -443,15 +463,19 @@ func (c *tcpConn) reply(msg []byte) {
 	if c.dead {
 		return
 	}
-	need := 2 + len(msg)
-	if len(c.queue) > 0 && len(c.queue)+need > tcpQueue || c.s.tcpQueued.Load() > tcpQueues {
+	need, now := 2+len(msg), c.s.clock()
+	room := tcpQueues - c.s.tcpQueued.Load()
+	if now-c.since > int64(tcpSlack) {
+		room = min(room, tcpQueue)
+	}
+	if c.sender && int64(len(c.queue)+need) > room {
 		c.die(ConnStuck)
 		return
 	}
 	c.s.tcpQueued.Add(int64(need))
 	c.queue = framed(c.queue, msg)
 	if !c.sender {
-		c.sender = true
+		c.sender, c.since = true, now
 		c.s.work.Add(1)
 		go c.send()
 	}
@@ -463,7 +487,7 @@ func (c *tcpConn) send() {
 	for {
 		c.mu.Lock()
 		out := c.queue
-		c.queue = nil
+		c.queue, c.since = nil, c.s.clock()
 		if len(out) == 0 {
 			c.sender = false
 			c.settled.Broadcast()

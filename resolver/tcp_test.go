@@ -234,6 +234,30 @@ func unread(t *testing.T, s *testServer, name func(int) string) {
 	})
 }
 
+// A client that reads keeps its connection, however much is answered in one moment: after an outage it is all that waits.
+//
+// Red when: reply counts what is queued without a look at since when.
+func TestTCPManyAnswersAtOnce(t *testing.T) {
+	const n = 300
+	gate := make(chan struct{})
+	u := &scripted{handle: func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+		<-gate
+		return manyAddresses(500)(ctx, q) // 8 KiB each
+	}}
+	s := runServer(t, u)
+	conn := s.dial(t, "tcp")
+	for i := range n {
+		writeTCP(t, conn, question(fmt.Sprintf("n%d.example.", i), dns.TypeA))
+	}
+	eventually(t, "all wait", func() bool { return s.Stats().Waiting == n })
+	close(gate)
+	for i := range n {
+		if r, err := tryReadTCP(conn); err != nil || len(r.Answer) != 500 {
+			t.Fatalf("after %d answers: %v", i, err)
+		}
+	}
+}
+
 // Red when: welcome does not ask takeConn.
 func TestTCPConnectionLimits(t *testing.T) {
 	s := runServer(t, &scripted{}, withLimits(func(l *Limits) { l.TCPConns, l.TCPPerSource = 8, 3 }))
@@ -246,11 +270,14 @@ func TestTCPConnectionLimits(t *testing.T) {
 	}
 	var held []net.Conn
 	for i := range 5 {
-		c := s.dial(t, "tcp")
-		if got, want := alive(c), i < 3; got != want {
+		c, err := net.Dial("tcp", s.addr.String())
+		if err == nil {
+			defer c.Close()
+			held = append(held, c)
+		} // else the RST came before connect returned
+		if got, want := err == nil && alive(c), i < 3; got != want {
 			t.Errorf("connection %d answers: %v, want %v", i, got, want)
 		}
-		held = append(held, c)
 	}
 	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
 	c, err := other.Dial("tcp", s.addr.String())
@@ -299,6 +326,21 @@ func TestTCPDrain(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", s.addr.String(), time.Second); err == nil {
 		t.Error("still accepts")
+	}
+}
+
+// A connection is opened for a question, and the client may have to wait for its CPU before it sends it.
+//
+// Red when: call always is lastCall.
+func TestTCPDrainWaitsForTheFirstQuestion(t *testing.T) {
+	s := runServer(t, &scripted{})
+	conn := s.dial(t, "tcp")
+	eventually(t, "it is accepted", func() bool { return s.Stats().Conns == 1 })
+	go s.Drain(context.Background())
+	eventually(t, "the server drains", func() bool { return errors.Is(s.Progress(), ErrClosed) })
+	time.AfterFunc(5*lastCall, func() { _, _ = conn.Write(framed(nil, packed(question("www.example.", dns.TypeA)))) })
+	if r, err := tryReadTCP(conn); err != nil || len(r.Answer) != 1 {
+		t.Errorf("got %v, %v", r, err)
 	}
 }
 
