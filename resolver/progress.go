@@ -73,6 +73,7 @@ type pulse struct {
 	mu     sync.Mutex    // held when a gap is counted
 	last   atomic.Int64  // the last beat, ns
 	stalls atomic.Uint64 // gaps seen
+	ended  atomic.Int64  // when the last of them was seen, ns
 }
 
 // beatEvery is the pulse's interval; a gap of pulseGap counts as a stall. That
@@ -107,6 +108,7 @@ func (p *pulse) beat(now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gap(now) {
+		p.ended.Store(now)
 		p.stalls.Add(1)
 		p.last.Store(now)
 	}
@@ -118,8 +120,9 @@ func (p *pulse) gap(now int64) bool {
 }
 
 // stalled says, once for each stall, that the process has not run for a while
-// until now; seen is what the reader remembers. Without a stall it costs two
-// loads per batch.
+// until now; seen is what the reader remembers. Who was idle when the stall ended
+// has been woken by a packet that came later. Without a stall it costs two loads
+// per batch.
 func (p *pulse) stalled(now int64, seen *uint64) bool {
 	if p.gap(now) { // the reader has woken before the pulse did
 		p.beat(now)
@@ -129,5 +132,5 @@ func (p *pulse) stalled(now int64, seen *uint64) bool {
 		return false
 	}
 	*seen = n
-	return true
+	return now-p.ended.Load() <= int64(beatEvery)
 }

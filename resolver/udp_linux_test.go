@@ -225,7 +225,7 @@ func TestQueueIsOldAfterAStall(t *testing.T) {
 	}
 }
 
-// Red when: stalled does not look at the pulse's last beat.
+// Red when: stalled does not look at the pulse's last beat, or not at when the stall ended.
 func TestStallIsNoticedByWhoeverWakesFirst(t *testing.T) {
 	p := pulse{limit: pulseGap}
 	var seen uint64
@@ -244,6 +244,10 @@ func TestStallIsNoticedByWhoeverWakesFirst(t *testing.T) {
 	p.beat(20 * second)
 	if !p.stalled(20*second, &seen) {
 		t.Error("the pulse woke first and the reader saw nothing")
+	}
+	p.beat(30 * second)
+	if p.stalled(31*second, &seen) {
+		t.Error("what comes a second after the stall counts as old")
 	}
 }
 
