@@ -163,12 +163,13 @@ func commonChains(cfg *Config) []*chain {
 			all(overLimit{cfg.Rate}, count{"limited"}, accept),
 		}},
 		{name: "stream", about: "a connection stays where it began", rules: []rule{
-			all(inSet{flowKey, "closing"}, translate{daddr, "listeners"}, count{"stream"}, untrack{}, accept),
-			all(notInSet{flowKey, "flows"}, accept),
-			all(flagsAny{fin | rst}, update{"closing", flowKey, 0}, remove{"flows", flowKey},
+			// What moves a connection puts it into @closing before it takes it out of @flows, so who looks on another CPU
+			// looks the other way round: else a packet finds it in neither, and is tracked.
+			all(inSet{flowKey, "flows"}, flagsAny{fin | rst}, update{"closing", flowKey, 0}, remove{"flows", flowKey},
 				translate{daddr, "listeners"}, count{"stream"}, untrack{}, accept),
 			// Looking an element up does not lengthen its life: renew it, or it ends under a living connection.
-			all(update{"flows", flowKey, 0}, translate{daddr, "listeners"}, count{"stream"}, untrack{}, accept),
+			all(inSet{flowKey, "flows"}, update{"flows", flowKey, 0}, translate{daddr, "listeners"}, count{"stream"}, untrack{}, accept),
+			all(inSet{flowKey, "closing"}, translate{daddr, "listeners"}, count{"stream"}, untrack{}, accept),
 		}},
 	}
 }

@@ -253,9 +253,12 @@ func TestPanicOnTheReader(t *testing.T) {
 			t.Errorf("%s: beside it: %v", network, r)
 		}
 	}
-	if st := s.Stats(); st.Sum(Panicked) != 6 || st.Waiting != 0 {
-		t.Errorf("%d panics counted, %d askers left; want 6, 0", st.Sum(Panicked), st.Waiting)
+	st := s.Stats()
+	if n := st.Sum(Panicked); n != 6 {
+		t.Errorf("%d panics counted, want 6", n)
 	}
+	// An asker is let go after its answer is sent: the client may be faster.
+	eventually(t, "no asker is left", func() bool { return s.Stats().Waiting == 0 })
 }
 
 // panicky fails on the reader in Epoch.

@@ -78,7 +78,7 @@ const maxHops = 16
 const maxPointer = 1 << 14
 
 // Answer is a view of what an upstream said, refilled by Parse. Tail is a slice
-// of the message; TTLs is reused by the next Parse: who keeps them copies them.
+// of the message or of a buffer that is reused, as TTLs is, by the next Parse: who keeps them copies them.
 // A value is about 2.5 KiB, owned by one goroutine; reused, it allocates only
 // when an answer has more records than any before it.
 type Answer struct {
@@ -111,6 +111,9 @@ type Answer struct {
 	// no pointer reaches into bytes that change later, TTLs and addresses.
 	labels [maxPointer / 64]uint64
 	base   int // where the tail begins
+	// pointed: something points at a name in the tail.
+	pointed bool
+	short   []byte // holds Tail if it is not the message's, see shorten
 }
 
 // Parse looks at a response to the question q: its bytes as sent, name, type
@@ -143,6 +146,7 @@ func (a *Answer) Parse(msg, q []byte) error {
 	a.unifyTTLs(msg)
 	a.classify(msg, Type(binary.BigEndian.Uint16(q[len(q)-4:])), Class(binary.BigEndian.Uint16(q[len(q)-2:])))
 	a.markSpin(msg)
+	a.shorten(msg)
 	return nil
 }
 
@@ -161,6 +165,7 @@ func (a *Answer) reset(size int) {
 	a.ANCount, a.NSCount, a.ARCount = 0, 0, 0
 	a.Tail, a.TTLs = nil, a.TTLs[:0]
 	a.Kind, a.MinTTL, a.HasSOA = Other, 0, false
+	a.base, a.pointed = 0, false
 	a.Truncated, a.EDNS, a.ECSScope, a.EDE = false, false, 0, EDENone
 	clear(a.labels[:min(len(a.labels), size/64+1)])
 }

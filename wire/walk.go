@@ -41,6 +41,7 @@ func (a *Answer) walkName(msg []byte, off, end int) (next int, ok bool) {
 				return 0, false
 			}
 			a.mark(off)
+			a.pointed = a.pointed || to >= a.base
 			return off + 2, true
 		default:
 			return 0, false
