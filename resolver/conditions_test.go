@@ -97,6 +97,30 @@ func manyAddresses(n int) func(context.Context, *dns.Msg) (*dns.Msg, error) {
 	}
 }
 
+// CoreDNS does not compress what fits into the size that we ask with. Old musl never asks again by TCP: it is to get all
+// that CoreDNS would have given it.
+//
+// Red when: exchange does not call Compact.
+func TestUncompressedAnswersAreNotCutForIt(t *testing.T) {
+	u := &scripted{raw: func(ctx context.Context, query []byte) ([]byte, error) {
+		q := new(dns.Msg)
+		if err := q.Unpack(query); err != nil {
+			return nil, err
+		}
+		r, err := manyAddresses(25)(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		return r.Pack()
+	}}
+	s := runServer(t, u)
+	for range 2 { // a miss and a hit
+		if r := s.ask(t, "udp", question("web.prod.svc.cluster.local.", dns.TypeA)); r.Truncated || len(r.Answer) != 25 {
+			t.Errorf("%d of 25 addresses, TC %v", len(r.Answer), r.Truncated)
+		}
+	}
+}
+
 // Red when: Server.send passes MaxMsg as the limit of a UDP reply.
 func TestTransportsShareEntriesAndSizeIsSettledPerReply(t *testing.T) {
 	u := &scripted{handle: manyAddresses(100)}
