@@ -25,7 +25,7 @@ import (
 // authority is a DNS server in this process: every name has the address that say returns, or none when that is invalid.
 type authority struct {
 	addr  netip.AddrPort
-	delay atomic.Int64 // ns before each answer
+	hold  atomic.Pointer[chan struct{}] // answers wait until it is closed; nil: none does
 	asked atomic.Int64
 	mu    sync.Mutex
 	names map[string]netip.Addr
@@ -52,8 +52,9 @@ func (a *authority) serve(w dns.ResponseWriter, q *dns.Msg) {
 	if a.mute.Load() {
 		return
 	}
-	// One goroutine for each question: a slow answer holds up nobody else's.
-	<-time.After(time.Duration(a.delay.Load()))
+	if hold := a.hold.Load(); hold != nil {
+		<-*hold // one goroutine for each question: it holds up nobody else's
+	}
 	r := new(dns.Msg).SetReply(q)
 	a.mu.Lock()
 	ip, ok := a.names[q.Question[0].Name]
@@ -265,7 +266,10 @@ func TestNotReadyBeforeAnUpstreamAnswered(t *testing.T) {
 func TestStopUnderLoadAnswersEverything(t *testing.T) {
 	up := newAuthority(t)
 	r := start(t, Options{Set: []string{"listen=127.0.0.1:0", "upstream=" + up.addr.String(), "limits.tcpPerSource=1024"}})
-	up.delay.Store(int64(300 * time.Millisecond))
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
+	up.hold.Store(&hold)
 	const clients = 200
 	answers := make(chan string, 2*clients)
 	for i := range clients {
@@ -275,6 +279,7 @@ func TestStopUnderLoadAnswersEverything(t *testing.T) {
 	}
 	within(t, 10*time.Second, "every question is in flight", func() bool { return r.server.Stats().Waiting == 2*clients })
 	began := time.Now()
+	time.AfterFunc(100*time.Millisecond, release) // the stop is under way then
 	r.ended()
 	if d := time.Since(began); d > 3*time.Second {
 		t.Errorf("the stop took %v", d)
