@@ -100,7 +100,7 @@ func manyAddresses(n int) func(context.Context, *dns.Msg) (*dns.Msg, error) {
 // CoreDNS does not compress what fits into the size that we ask with. Old musl never asks again by TCP: it is to get all
 // that CoreDNS would have given it.
 //
-// Red when: exchange does not call Compact.
+// Red when: wire.Answer.Parse does not shorten.
 func TestUncompressedAnswersAreNotCutForIt(t *testing.T) {
 	u := &scripted{raw: func(ctx context.Context, query []byte) ([]byte, error) {
 		q := new(dns.Msg)

@@ -270,8 +270,6 @@ func (s *Server) exchange(f *flight, b *bench) (e *cache.Entry, o Outcome) {
 	if err == nil {
 		if err = b.answer.Parse(resp, wire.Question(query)); err != nil {
 			s.stats.shared.event(UpstreamGarbage)
-		} else {
-			b.answer.Compact(resp)
 		}
 	}
 	return s.settle(f, key, b, err)

@@ -78,7 +78,7 @@ const maxHops = 16
 const maxPointer = 1 << 14
 
 // Answer is a view of what an upstream said, refilled by Parse. Tail is a slice
-// of the message; TTLs is reused by the next Parse: who keeps them copies them.
+// of the message or of a buffer that is reused, as TTLs is, by the next Parse: who keeps them copies them.
 // A value is about 2.5 KiB, owned by one goroutine; reused, it allocates only
 // when an answer has more records than any before it.
 type Answer struct {
@@ -110,8 +110,10 @@ type Answer struct {
 	// A pointer may only point at one of them. So no loop is possible, and
 	// no pointer reaches into bytes that change later, TTLs and addresses.
 	labels [maxPointer / 64]uint64
-	base   int  // where the tail begins
-	rigid  bool // something in the tail points into it, or might
+	base   int // where the tail begins
+	// pointed: something points at a name in the tail.
+	pointed bool
+	short   []byte // holds Tail if it is not the message's, see shorten
 }
 
 // Parse looks at a response to the question q: its bytes as sent, name, type
@@ -144,6 +146,7 @@ func (a *Answer) Parse(msg, q []byte) error {
 	a.unifyTTLs(msg)
 	a.classify(msg, Type(binary.BigEndian.Uint16(q[len(q)-4:])), Class(binary.BigEndian.Uint16(q[len(q)-2:])))
 	a.markSpin(msg)
+	a.shorten(msg)
 	return nil
 }
 
@@ -162,7 +165,8 @@ func (a *Answer) reset(size int) {
 	a.ANCount, a.NSCount, a.ARCount = 0, 0, 0
 	a.Tail, a.TTLs = nil, a.TTLs[:0]
 	a.Kind, a.MinTTL, a.HasSOA = Other, 0, false
-	a.Truncated, a.EDNS, a.ECSScope, a.EDE, a.rigid = false, false, 0, EDENone, false
+	a.base, a.pointed = 0, false
+	a.Truncated, a.EDNS, a.ECSScope, a.EDE = false, false, 0, EDENone
 	clear(a.labels[:min(len(a.labels), size/64+1)])
 }
 

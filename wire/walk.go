@@ -36,12 +36,12 @@ func (a *Answer) walkName(msg []byte, off, end int) (next int, ok bool) {
 			if to >= start || !a.marked(to) {
 				return 0, false
 			}
-			a.rigid = a.rigid || to >= a.base
 			rest, ok := expandedLen(msg, to)
 			if !ok || n-1+rest > MaxName {
 				return 0, false
 			}
 			a.mark(off)
+			a.pointed = a.pointed || to >= a.base
 			return off + 2, true
 		default:
 			return 0, false
@@ -134,7 +134,6 @@ func (a *Answer) walkRecord(msg []byte, head int) (next int, ok bool) {
 	}
 	shape, named := rdataShape(t)
 	if !named {
-		a.rigid = a.rigid || t != TypeTXT // nobody knows what is in there
 		return next, true
 	}
 	off += shape.before
