@@ -47,6 +47,13 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
+// add makes a name known, at any time.
+func (a *authority) add(name string, ip netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.names[name] = ip
+}
+
 func (a *authority) serve(w dns.ResponseWriter, q *dns.Msg) {
 	a.asked.Add(1)
 	if a.mute.Load() {

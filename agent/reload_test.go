@@ -99,7 +99,7 @@ func TestConfigMapIsFollowedAndABadOneRefused(t *testing.T) {
 // the endpoints as they were.
 func TestEndpointsChangeUnderALivingGroup(t *testing.T) {
 	one, two := newAuthority(t), newAuthority(t)
-	two.names["moved.example."] = netip.MustParseAddr("203.0.113.2")
+	two.add("moved.example.", netip.MustParseAddr("203.0.113.2"))
 	cm := &configMap{t: t, dir: t.TempDir()}
 	cfg := func(u *authority) string {
 		return fmt.Sprintf("listen: [127.0.0.1:0]\nupstreams: {default: {endpoints: [%s]}}\n", u.addr)
