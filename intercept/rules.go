@@ -114,10 +114,7 @@ func newSets(cfg *Config, f *family) []*set {
 
 // podChains decide about what comes in by an interface.
 func podChains(cfg *Config, f *family) []*chain {
-	served := func(last ...term) rule {
-		return all(slices.Concat([]term{inSet{key{daddr, l4proto}, "alive"}, isLocal{}, socketIs{cfg.Marks.Listener}}, last)...)
-	}
-	return []*chain{
+	return append([]*chain{
 		{name: "prerouting", typ: "filter", hook: "prerouting", priority: rawPriority, rules: []rule{
 			all(inPrefix{field: daddr, prefix: f.block}, notFrom{"lo"}, count{"direct"}, drop),
 			{featureSocket, []term{inSet{answerFrom, "endpoints"}, socketIs{cfg.Marks.Upstream}, count{"upstream"}, untrack{}, accept}},
@@ -131,21 +128,29 @@ func podChains(cfg *Config, f *family) []*chain {
 			all(flagsAre{fin | syn | rst | ack, syn}, goTo("handshake")),
 			all(goTo("stream")),
 		}},
-		{name: "datagram", rules: []rule{
+	}, deciders("", socketIs{cfg.Marks.Listener})...)
+}
+
+// deciders give a datagram or a connection to us, or leave it alone. receiver is how the chain knows that a socket of ours will
+// receive it: on the way in only, as the output hook cannot look for one.
+func deciders(prefix string, receiver ...term) []*chain {
+	served := all(slices.Concat([]term{inSet{key{daddr, l4proto}, "alive"}, isLocal{}}, receiver, []term{count{"served"}, untrack{}, accept})...)
+	return []*chain{
+		{name: prefix + "datagram", rules: []rule{
 			all(jump("screen")),
 			all(translate{daddr, "listeners"}),
-			served(count{"served"}, untrack{}, accept),
+			served,
 			all(translate{daddr, "vips"}),
 			all(count{"unserved"}),
 		}},
-		{name: "handshake", about: "the SYN decides", rules: []rule{
+		{name: prefix + "handshake", about: "the SYN decides", rules: []rule{
 			all(remove{"flows", flowKey}),
 			all(remove{"closing", flowKey}),
 			all(jump("screen")),
 			// The element is made before the conditions are known, since its key is the VIP that clients see, and taken
 			// away again when they do not hold. A full set ends the rule: the connection is kube-proxy's.
 			all(update{"flows", flowKey, handshakeLife}, translate{daddr, "listeners"}),
-			served(count{"served"}, untrack{}, accept),
+			served,
 			all(translate{daddr, "vips"}),
 			all(remove{"flows", flowKey}),
 			all(count{"unserved"}),
@@ -177,10 +182,7 @@ func commonChains(cfg *Config) []*chain {
 // nodeChains decide about what processes of the node itself send. A chain of type route: with another destination the packet
 // needs another route.
 func nodeChains(cfg *Config, f *family) []*chain {
-	served := func(last ...term) rule {
-		return all(slices.Concat([]term{inSet{key{daddr, l4proto}, "alive"}, isLocal{}}, last)...)
-	}
-	return []*chain{
+	return append([]*chain{
 		{name: "node", typ: "route", hook: "output", priority: rawPriority, rules: []rule{
 			{featureSocket, []term{inSet{questionTo, "endpoints"}, isMark{cfg.Marks.Upstream}, count{"upstream"}, untrack{}, accept}},
 			all(inPrefix{field: daddr, prefix: f.block}, goTo("own")),
@@ -200,24 +202,7 @@ func nodeChains(cfg *Config, f *family) []*chain {
 			all(flagsAre{fin | syn | rst | ack, syn}, goTo("node_handshake")),
 			all(goTo("stream")),
 		}},
-		{name: "node_datagram", rules: []rule{
-			all(jump("screen")),
-			all(translate{daddr, "listeners"}),
-			served(count{"served"}, untrack{}, accept),
-			all(translate{daddr, "vips"}),
-			all(count{"unserved"}),
-		}},
-		{name: "node_handshake", rules: []rule{
-			all(remove{"flows", flowKey}),
-			all(remove{"closing", flowKey}),
-			all(jump("screen")),
-			all(update{"flows", flowKey, handshakeLife}, translate{daddr, "listeners"}),
-			served(count{"served"}, untrack{}, accept),
-			all(translate{daddr, "vips"}),
-			all(remove{"flows", flowKey}),
-			all(count{"unserved"}),
-		}},
-	}
+	}, deciders("node_")...)
 }
 
 // answerChains see what leaves from our addresses.
